@@ -1,0 +1,218 @@
+//! The token format: mint, parse, seal and checksum of `<prefix>_<key_id>_<secret><seal><checksum>`.
+//! Knows nothing of stored hashes, headers or Python.
+
+use core::fmt;
+
+use hmac::Mac;
+use rand::{TryCryptoRng, TryRng};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use crate::secrets::{Kid, RandomError, SecretRing, ServerSecret, fill_random};
+
+const MAX_PREFIX_LEN: usize = 24;
+const KEY_ID_LEN: usize = 16;
+const SECRET_LEN: usize = 43;
+const DIGITS_LEN: usize = 6;
+/// `_`, key id, `_`, secret, seal and checksum: all that follows the prefix.
+const TAIL_LEN: usize = 1 + KEY_ID_LEN + 1 + SECRET_LEN + DIGITS_LEN + DIGITS_LEN;
+const MAX_TOKEN_LEN: usize = MAX_PREFIX_LEN + TAIL_LEN;
+
+const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+/// Crockford's base 32, lower case: no i, l, o or u.
+const BASE32: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+/// 62^6: what six base-62 digits can tell apart.
+const DIGITS_RANGE: u64 = 62_u64.pow(6);
+/// The largest multiple of 62 in a byte: bytes from here on are drawn again, or `0` to `7` would
+/// come up more often than the other digits.
+const UNBIASED: u8 = 248;
+
+/// What is wrong with a text that should have been a token. Never holds any of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenError {
+    Prefix,
+    Shape,
+    Checksum,
+}
+
+impl fmt::Display for TokenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Prefix => {
+                "a prefix is 1 to 24 letters and digits that begin with a letter, with single \
+                 underscores between words, such as acme_live"
+            }
+            Self::Shape => {
+                "not a keylatch token, which reads <prefix>_<key id>_<secret>: copy all of it, \
+                 without spaces or quotes"
+            }
+            Self::Checksum => {
+                "the token's checksum is wrong: it was mistyped or cut, copy it again"
+            }
+        })
+    }
+}
+
+/// The name in front of a token: `[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*`, at most 24 characters.
+pub struct Prefix<'a>(&'a str);
+
+impl<'a> Prefix<'a> {
+    /// A prefix out of its text.
+    pub fn parse(text: &'a str) -> Result<Self, TokenError> {
+        let words_are_whole = text
+            .split('_')
+            .all(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric()));
+        let starts_with_letter = text.starts_with(|first: char| first.is_ascii_alphabetic());
+        if text.len() <= MAX_PREFIX_LEN && starts_with_letter && words_are_whole {
+            Ok(Self(text))
+        } else {
+            Err(TokenError::Prefix)
+        }
+    }
+}
+
+/// A whole token, well-formed and with a right checksum. Whether it opens anything is not known.
+pub struct Token {
+    text: Zeroizing<String>,
+    prefix_len: usize,
+}
+
+impl Token {
+    /// Reads a token, from the right, by fixed lengths.
+    pub fn parse(text: &str) -> Result<Self, TokenError> {
+        let prefix_len = prefix_len(text)?;
+        Ok(Self { text: Zeroizing::new(text.to_owned()), prefix_len })
+    }
+
+    /// Makes a new token: 80 random bits of key id, 256 of secret, sealed by the active secret.
+    pub fn mint<R: TryRng + TryCryptoRng>(
+        prefix: &Prefix<'_>,
+        ring: &SecretRing,
+        random: &mut R,
+    ) -> Result<Self, RandomError> {
+        let mut text = Zeroizing::new(String::with_capacity(MAX_TOKEN_LEN));
+        text.push_str(prefix.0);
+        text.push('_');
+        push_key_id(&mut text, random)?;
+        text.push('_');
+        push_secret(&mut text, random)?;
+        let seal = seal(ring.active(), &text);
+        push_ascii(&mut text, &seal);
+        let checksum = checksum(&text);
+        push_ascii(&mut text, &checksum);
+        Ok(Self { text, prefix_len: prefix.0.len() })
+    }
+
+    /// The whole token. A secret: it goes to the client or into a hash, and nowhere else.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The prefix, such as `acme_live`.
+    pub fn prefix(&self) -> &str {
+        self.text.get(..self.prefix_len).unwrap_or_default()
+    }
+
+    /// The key's public name.
+    pub fn key_id(&self) -> &str {
+        let start = self.prefix_len + 1;
+        self.text.get(start..start + KEY_ID_LEN).unwrap_or_default()
+    }
+
+    /// Which server secret of the ring sealed this token, if any did.
+    pub fn sealed_by(&self, ring: &SecretRing) -> Option<Kid> {
+        let (rest, _checksum) = self.text.split_at_checked(self.text.len() - DIGITS_LEN)?;
+        let (sealed, found) = rest.split_at_checked(rest.len() - DIGITS_LEN)?;
+        ring.iter()
+            .find(|secret| seal(secret, sealed).ct_eq(found.as_bytes()).into())
+            .map(ServerSecret::kid)
+    }
+}
+
+/// Checks every part of a token and tells where its prefix ends.
+fn prefix_len(text: &str) -> Result<usize, TokenError> {
+    if text.len() > MAX_TOKEN_LEN || !text.is_ascii() {
+        return Err(TokenError::Shape);
+    }
+    let prefix_len = text.len().checked_sub(TAIL_LEN).ok_or(TokenError::Shape)?;
+    let (prefix, tail) = text.split_at_checked(prefix_len).ok_or(TokenError::Shape)?;
+    let key_id_and_rest = tail.strip_prefix('_').ok_or(TokenError::Shape)?;
+    let (key_id, rest) = key_id_and_rest.split_at_checked(KEY_ID_LEN).ok_or(TokenError::Shape)?;
+    let digits = rest.strip_prefix('_').ok_or(TokenError::Shape)?;
+    let well_formed = Prefix::parse(prefix).is_ok()
+        && key_id.bytes().all(|b| BASE32.contains(&b))
+        && digits.bytes().all(|b| b.is_ascii_alphanumeric());
+    if !well_formed {
+        return Err(TokenError::Shape);
+    }
+    let (summed, found) =
+        text.split_at_checked(text.len() - DIGITS_LEN).ok_or(TokenError::Shape)?;
+    if checksum(summed).as_slice() == found.as_bytes() {
+        Ok(prefix_len)
+    } else {
+        Err(TokenError::Checksum)
+    }
+}
+
+fn push_key_id<R: TryRng + TryCryptoRng>(
+    text: &mut String,
+    random: &mut R,
+) -> Result<(), RandomError> {
+    let mut bytes = [0; 16];
+    fill_random(random, bytes.get_mut(6..).unwrap_or_default())?;
+    let bits = u128::from_be_bytes(bytes);
+    for place in (0..KEY_ID_LEN).rev() {
+        push_digit(text, BASE32, (bits >> (5 * place)) & 31);
+    }
+    Ok(())
+}
+
+fn push_secret<R: TryRng + TryCryptoRng>(
+    text: &mut String,
+    random: &mut R,
+) -> Result<(), RandomError> {
+    let end = text.len() + SECRET_LEN;
+    // 64 bytes hold 43 unbiased digits but for once in 10^16 times; then it draws again.
+    let mut bytes = Zeroizing::new([0; 64]);
+    while text.len() < end {
+        fill_random(random, bytes.as_mut_slice())?;
+        let unbiased = bytes.iter().filter(|byte| **byte < UNBIASED);
+        for byte in unbiased.take(end - text.len()) {
+            push_digit(text, BASE62, u128::from(byte % 62));
+        }
+    }
+    Ok(())
+}
+
+/// Six characters that only a holder of the server secret can compute.
+fn seal(secret: &ServerSecret, sealed: &str) -> [u8; DIGITS_LEN] {
+    let tag = secret.seal_mac().chain_update(sealed).finalize().into_bytes();
+    let head = tag.iter().take(8).fold(0, |number, byte| (number << 8) | u64::from(*byte));
+    base62_digits(head % DIGITS_RANGE)
+}
+
+/// Six characters that anyone can compute: CRC-32, as zlib has it.
+fn checksum(summed: &str) -> [u8; DIGITS_LEN] {
+    base62_digits(u64::from(crc32fast::hash(summed.as_bytes())))
+}
+
+fn base62_digits(mut number: u64) -> [u8; DIGITS_LEN] {
+    let mut digits = [b'0'; DIGITS_LEN];
+    for digit in digits.iter_mut().rev() {
+        *digit = digit_of(BASE62, u128::from(number % 62));
+        number /= 62;
+    }
+    digits
+}
+
+fn digit_of(alphabet: &[u8], value: u128) -> u8 {
+    usize::try_from(value).ok().and_then(|value| alphabet.get(value)).copied().unwrap_or(b'0')
+}
+
+fn push_digit(text: &mut String, alphabet: &[u8], value: u128) {
+    text.push(char::from(digit_of(alphabet, value)));
+}
+
+fn push_ascii(text: &mut String, ascii: &[u8]) {
+    text.extend(ascii.iter().copied().map(char::from));
+}
