@@ -1,0 +1,72 @@
+# Every target sets up what it needs; `make demo` and `make test` are all a newcomer has to know.
+PYTHON ?= python3
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+WHEELS := target/wheels
+RUST := $(wildcard src/*.rs) Cargo.toml Cargo.lock pyproject.toml
+SOURCES := $(RUST) $(wildcard python/keylatch/*)
+
+.PHONY: help demo test check fmt lint rust-test python-test stubs bench clean
+
+help: ## Lists the targets.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+demo: $(VENV)/.wheel ## Starts a protected FastAPI app on SQLite and prints curl lines that work.
+	@$(BIN)/pip install --quiet --group demo
+	@$(BIN)/python examples/demo/serve.py --port $(PORT)
+
+test: rust-test python-test ## Runs all tests.
+
+check: lint test ## Exactly what CI runs.
+
+rust-test:
+	cargo test --locked --quiet
+
+python-test: $(VENV)/.wheel $(VENV)/.dev
+	$(BIN)/python -m pytest
+	$(BIN)/python tests/other_pythons.py $(WHEELS)
+
+lint: $(VENV)/.wheel $(VENV)/.dev ## Formatting, lints, types and stubs.
+	cargo fmt --check
+	cargo clippy --locked --all-targets --quiet -- -D warnings
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python -m mypy
+	$(BIN)/maturin generate-stubs --quiet --features stubs --out target/stubs
+	diff -u python/keylatch/_native.pyi target/stubs/keylatch/_native.pyi
+	$(BIN)/python -m mypy.stubtest keylatch._native
+
+fmt: $(VENV)/.dev ## Formats Rust and Python.
+	cargo fmt
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+stubs: $(VENV)/.dev ## Writes python/keylatch/_native.pyi anew.
+	$(BIN)/maturin generate-stubs --quiet --features stubs --out target/stubs
+	cp target/stubs/keylatch/_native.pyi python/keylatch/_native.pyi
+
+bench: $(VENV)/.wheel $(VENV)/.dev ## Measures the native core beside pure Python, argon2-cffi and bcrypt.
+	$(BIN)/python benches/native.py --json benches/results/native.json
+
+clean: ## Removes what was built, the environment and the demo's files.
+	rm -rf target $(VENV) .demo benches/results
+
+$(VENV)/.pip:
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+	@touch $@
+
+# The wheel that a user would install, with its extras.
+$(VENV)/.wheel: $(VENV)/.pip $(SOURCES) constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt maturin
+	rm -rf $(WHEELS)
+	$(BIN)/maturin build --quiet --release --locked --out $(WHEELS)
+	$(BIN)/pip install --quiet --force-reinstall --no-deps $(WHEELS)/*.whl
+	$(BIN)/pip install --quiet --constraint constraints.txt "keylatch[fastapi,cli] @ file://$(CURDIR)/$$(echo $(WHEELS)/*.whl)"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.pip pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --group dev
+	@touch $@

@@ -1,0 +1,22 @@
+"""API keys for FastAPI, with a native core: names only.
+
+Imports neither FastAPI nor SQLAlchemy: those stand behind ``keylatch.fastapi`` and
+``keylatch.sqlalchemy``.
+"""
+
+from keylatch._native import Hasher, SecretRing, Token, mint, parse
+from keylatch.keys import APIKeys
+from keylatch.records import APIKey, KeyEvent, NewKey, Page
+
+__all__ = [
+    "APIKey",
+    "APIKeys",
+    "Hasher",
+    "KeyEvent",
+    "NewKey",
+    "Page",
+    "SecretRing",
+    "Token",
+    "mint",
+    "parse",
+]

@@ -1,0 +1,223 @@
+"""
+Mints, parses, hashes and verifies API keys. Its names are public through `keylatch`.
+"""
+
+from typing import final
+
+__all__ = ["Hasher", "SecretRing", "Token", "TokenHeaders", "mint", "parse"]
+
+@final
+class Hasher:
+    """
+    Hashes tokens for storage, and verifies them.
+
+    Args:
+        ring: The active secret hashes; all of them verify.
+        scheme: ``hmac-sha256`` for tokens that keylatch minted: with 256 random bits stretching
+            adds nothing (NIST SP 800-63B-4 asks for it under 112 bits). ``argon2id`` for tokens
+            that people chose or that come from elsewhere.
+        memory_kib: Memory of argon2id in KiB, 7168 to 131072. The defaults are OWASP's.
+        iterations: Passes of argon2id, 1 to 10.
+        parallelism: Lanes of argon2id, 1 to 4.
+
+    Raises:
+        ConfigurationError: An unknown scheme, or a cost outside these bounds.
+    """
+    def __new__(cls, /, ring: SecretRing, *, scheme: str = "hmac-sha256", memory_kib: "int" = ..., iterations: "int" = ..., parallelism: "int" = ...) -> Hasher: ...
+    def __reduce__(self, /) -> "str": ...
+    def __repr__(self, /) -> str: ...
+    def hash(self, /, token: "str | Token") -> str:
+        """
+        Makes the stored hash of a token, with a new random salt.
+
+        Args:
+            token: 1 to 4096 bytes of UTF-8, in any format.
+
+        Returns:
+            A PHC string of at most 256 characters for the database.
+
+        Raises:
+            InvalidTokenError: The token is empty, longer than 4096 bytes, or no Unicode text.
+            OSError: The operating system gave no random bytes.
+            MemoryError: There is not enough memory for argon2id.
+        """
+    def needs_rehash(self, /, stored: str) -> bool:
+        """
+        Tells whether a stored hash should be made anew, after its token verified: it is of
+        another scheme, of other parameters, or under another secret than the active one.
+
+        Args:
+            stored: As for :meth:`verify`.
+
+        Raises:
+            InvalidHashError: The stored string is malformed or outside the policy.
+        """
+    def verify(self, /, token: "str | Token", stored: str) -> bool:
+        """
+        Tells whether a stored hash is the hash of this token, in constant time.
+
+        Args:
+            token: A ``str`` of any content.
+            stored: What :meth:`hash` returned, of either scheme, or a plain argon2id string as
+                argon2-cffi writes it.
+
+        Raises:
+            InvalidHashError: The stored string is malformed, of a cost outside the policy, or
+                needs a server secret that is not in the ring. Found before anything is spent.
+            MemoryError: There is not enough memory for argon2id.
+        """
+
+@final
+class SecretRing:
+    """
+    The server secrets of a deployment, the active one first.
+
+    The active secret mints and hashes; the others only verify. Each secret is at least 32 bytes.
+    Memory is wiped when the ring goes; `repr` shows the kids only; it cannot be pickled.
+
+    Args:
+        text: ``kid:base64url``, several of them separated by commas. A kid is 1 to 8 of ``[a-z0-9]``.
+
+    Raises:
+        ConfigurationError: The text is no ring; the message says what to do.
+    """
+    def __new__(cls, /, text: str) -> SecretRing: ...
+    def __reduce__(self, /) -> "str": ...
+    def __repr__(self, /) -> str: ...
+    @staticmethod
+    def from_env(name: str = "KEYLATCH_SECRET") -> SecretRing:
+        """
+        Reads the ring from the environment.
+
+        Args:
+            name: The variable's name.
+
+        Raises:
+            ConfigurationError: The variable is not set, or is no ring.
+        """
+    @staticmethod
+    def generate(kid: str = "k1") -> str:
+        """
+        Makes a new server secret from 32 random bytes of the operating system.
+
+        Args:
+            kid: Its name, 1 to 8 of ``[a-z0-9]``.
+
+        Returns:
+            The text to put into the environment. Nothing else keeps it.
+
+        Raises:
+            ConfigurationError: The kid is no kid.
+            OSError: The operating system gave no random bytes.
+        """
+    @property
+    def kids(self, /) -> list[str]:
+        """
+        The kids, the active one first.
+        """
+
+@final
+class Token:
+    """
+    A whole token, well-formed and with a right checksum, that no ``repr``, log or traceback
+    shows. Made by :func:`parse`; whether it opens anything is for ``APIKeys.verify`` to say.
+    """
+    def __reduce__(self, /) -> "str": ...
+    def __repr__(self, /) -> str: ...
+    @property
+    def key_id(self, /) -> str:
+        """
+        The key's public name: 16 characters that may be logged.
+        """
+    @staticmethod
+    def mint(prefix: str, ring: SecretRing) -> Token:
+        """
+        Makes a new token, as :func:`mint` does, without ever showing it.
+
+        Args:
+            prefix: 1 to 24 characters such as ``acme_live``.
+            ring: Its active secret seals the token.
+
+        Raises:
+            ValueError: The prefix is outside its format.
+            OSError: The operating system gave no random bytes.
+        """
+    @property
+    def prefix(self, /) -> str:
+        """
+        The prefix, such as ``acme_live``.
+        """
+    def reveal(self, /) -> str:
+        """
+        The token itself, to hand to the client. From here on it is a plain ``str``: what becomes
+        of it is the caller's care.
+        """
+    def sealed_by(self, /, ring: SecretRing) -> str | None:
+        """
+        Which server secret sealed this token.
+
+        Args:
+            ring: The secrets to try.
+
+        Returns:
+            Its kid; None if none of the ring did, so that the token was imported, forged, or
+            minted under a secret that has left the ring.
+        """
+
+@final
+class TokenHeaders:
+    """
+    Which headers of a request carry the token, and how it is taken from them.
+
+    Args:
+        bearer: Whether ``Authorization: Bearer`` is one of them.
+        names: Other header names, at most 8; their whole value is the token.
+
+    Raises:
+        ConfigurationError: No header at all, too many, one twice, or one that is no header name.
+    """
+    def __new__(cls, /, *, bearer: bool = True, names: "list[str]" = ...) -> TokenHeaders: ...
+    def extract(self, /, headers: "list[tuple[bytes, bytes]]") -> Token:
+        """
+        Takes the one token out of a request.
+
+        Args:
+            headers: Raw ASGI headers, ``scope["headers"]``: pairs of bytes.
+
+        Raises:
+            MissingKeyError: No header carries a token.
+            InvalidKeyError: One does, and it is not in the format.
+            AmbiguousCredentialsError: A header stands twice, or two of them differ.
+            TypeError: The headers are not pairs of bytes.
+        """
+
+def mint(prefix: str, ring: SecretRing) -> str:
+    """
+    Makes a new token: 80 random bits of key id, 256 of secret, a seal and a checksum.
+
+    Args:
+        prefix: 1 to 24 characters such as ``acme_live``: letters and digits, beginning with a
+            letter, with single underscores between words.
+        ring: Its active secret seals the token.
+
+    Returns:
+        The token. Store only its hash (see :class:`Hasher`).
+
+    Raises:
+        ValueError: The prefix is outside its format.
+        OSError: The operating system gave no random bytes.
+    """
+
+def parse(token: str) -> Token:
+    """
+    Reads a token. Needs no secret and no database.
+
+    Args:
+        token: A ``str`` of any content.
+
+    Returns:
+        Its parts; see ``.prefix``, ``.key_id`` and ``.sealed_by(ring)``.
+
+    Raises:
+        InvalidTokenError: It is not in the format, or its checksum is wrong.
+    """

@@ -1,0 +1,126 @@
+"""What a key may be: checks for everything that callers pass in, made once, at the boundary.
+
+Knows nothing of stores or frameworks. Every failure is a ``ValueError`` (or, for another type
+than the annotation says, a ``TypeError``) that names the bound.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+MAX_TEXT: Final = 255
+MAX_SCOPES: Final = 64
+MAX_METADATA_BYTES: Final = 8 * 1024
+MAX_PAGE: Final = 500
+
+_SCOPE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._/-]{0,63}")
+_KEY_ID: Final = re.compile(r"[0-9a-hjkmnp-tv-z]{16}")
+# Control characters, lone surrogates, and the line and paragraph separators.
+_UNPRINTABLE: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+
+def text(value: str, what: str) -> str:
+    """Checks a name, an owner, an actor or a reason: 1 to 255 characters, none a control one."""
+    if not isinstance(value, str):
+        raise TypeError(f"{what} must be a str, not {type(value).__name__}")
+    if not 1 <= len(value) <= MAX_TEXT:
+        raise ValueError(f"{what} must be 1 to {MAX_TEXT} characters long, not {len(value)}")
+    if any(unicodedata.category(character) in _UNPRINTABLE for character in value):
+        raise ValueError(f"{what} must not hold control characters, line breaks or surrogates")
+    return value
+
+
+def optional_text(value: str | None, what: str) -> str | None:
+    """Checks the same, or nothing."""
+    return None if value is None else text(value, what)
+
+
+def scopes(values: Iterable[str]) -> frozenset[str]:
+    """Checks scope names: at most 64, each ``[A-Za-z0-9][A-Za-z0-9:._/-]{0,63}``."""
+    if isinstance(values, str | bytes):
+        raise TypeError('scopes must be a list of names, such as ["items:read"], not one string')
+    names = frozenset(values)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"a scope must be a str, not {type(name).__name__}")
+        if not _SCOPE.fullmatch(name):
+            raise ValueError(
+                "a scope is 1 to 64 characters, begins with a letter or digit, and goes on with "
+                "letters, digits and : . _ / - (such as items:read)"
+            )
+    if len(names) > MAX_SCOPES:
+        raise ValueError(f"a key has at most {MAX_SCOPES} scopes, not {len(names)}")
+    return names
+
+
+def metadata(value: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Checks a JSON object of at most 8 KiB, and returns it as a database would give it back."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"metadata must be a dict, not {type(value).__name__}")
+    try:
+        encoded = json.dumps(dict(value), allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError):
+        raise ValueError("metadata must be a JSON object: text, finite numbers, lists") from None
+    if len(encoded) > MAX_METADATA_BYTES:
+        raise ValueError(
+            f"metadata must be at most {MAX_METADATA_BYTES} bytes of JSON, not {len(encoded)}"
+        )
+    decoded: dict[str, Any] = json.loads(encoded)
+    return decoded
+
+
+def utc(value: datetime, what: str) -> datetime:
+    """Checks that a moment is aware, and returns it in UTC."""
+    if not isinstance(value, datetime):
+        raise TypeError(f"{what} must be a datetime, not {type(value).__name__}")
+    if value.utcoffset() is None:
+        raise ValueError(
+            f"{what} must be an aware datetime: give it a time zone, such as "
+            "datetime.now(timezone.utc)"
+        )
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{what} must lie between the years 1 and 9999 in UTC") from None
+
+
+def expiry(
+    *, now: datetime, expires_at: datetime | None, expires_in: timedelta | None
+) -> datetime | None:
+    """Checks a moment or a duration, at most one of them, that must lie in the future."""
+    if expires_in is not None:
+        if expires_at is not None:
+            raise ValueError("give expires_at or expires_in, not both")
+        if not isinstance(expires_in, timedelta):
+            raise TypeError(f"expires_in must be a timedelta, not {type(expires_in).__name__}")
+        try:
+            expires_at = now + expires_in
+        except OverflowError:
+            raise ValueError("expires_in must end before the year 10000") from None
+    if expires_at is None:
+        return None
+    moment = utc(expires_at, "expires_at")
+    if moment <= now:
+        raise ValueError(
+            "a key must expire in the future: leave the expiry out for a key that stays"
+        )
+    return moment
+
+
+def is_key_id(value: object) -> bool:
+    """Whether this is a key id at all. What is not is never echoed: it may be a whole token."""
+    return isinstance(value, str) and _KEY_ID.fullmatch(value) is not None
+
+
+def page_limit(value: int) -> int:
+    """Checks the size of a page: 1 to 500."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"limit must be an int, not {type(value).__name__}")
+    if not 1 <= value <= MAX_PAGE:
+        raise ValueError(f"limit must be 1 to {MAX_PAGE}")
+    return value

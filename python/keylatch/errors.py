@@ -1,0 +1,146 @@
+"""What can go wrong, as exceptions. Knows nothing else of keylatch.
+
+No text here ever holds a token, a server secret or a stored hash.
+"""
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class KeylatchError(Exception):
+    """Anything that keylatch raises on purpose."""
+
+
+class AuthenticationError(KeylatchError):
+    """A request may not pass. The text is safe to show to the client.
+
+    Attributes:
+        status: The HTTP status that says so.
+        code: A stable name for programs.
+    """
+
+    status: ClassVar[int]
+    code: ClassVar[str]
+
+
+class MissingKeyError(AuthenticationError):
+    """The request carries no API key."""
+
+    status = 401
+    code = "missing_key"
+
+    def __init__(self) -> None:
+        super().__init__("API key missing: send one with the request")
+
+
+class InvalidKeyError(AuthenticationError):
+    """The key is malformed, or no such key exists, or its secret is wrong: which, is not told."""
+
+    status = 401
+    code = "invalid_key"
+
+    def __init__(self) -> None:
+        super().__init__("API key invalid: check that it was copied whole")
+
+
+class ExpiredKeyError(AuthenticationError):
+    """The right key, past its expiry."""
+
+    status = 401
+    code = "expired_key"
+
+    def __init__(self) -> None:
+        super().__init__("API key expired: use a new one")
+
+
+class RevokedKeyError(AuthenticationError):
+    """The right key, revoked."""
+
+    status = 401
+    code = "revoked_key"
+
+    def __init__(self) -> None:
+        super().__init__("API key revoked: use a new one")
+
+
+class AmbiguousCredentialsError(AuthenticationError):
+    """The request carries two keys, or the same header twice: which one counts is unclear."""
+
+    status = 400
+    code = "ambiguous_credentials"
+
+    def __init__(self) -> None:
+        super().__init__("More than one API key: send exactly one, in one header")
+
+
+class InsufficientScopeError(AuthenticationError):
+    """The right key, without a scope that is needed.
+
+    Args:
+        required: The scopes that are needed.
+        granted: The scopes that the key has.
+    """
+
+    status = 403
+    code = "insufficient_scope"
+
+    def __init__(self, required: Iterable[str], granted: Iterable[str]) -> None:
+        self.required = frozenset(required)
+        self.granted = frozenset(granted)
+        lacking = " ".join(sorted(self.required - self.granted))
+        super().__init__(f"API key lacks a scope: use a key with {lacking}")
+
+
+class RateLimitedError(AuthenticationError):
+    """The right key, used too often.
+
+    Args:
+        retry_after: Seconds until another attempt makes sense.
+    """
+
+    status = 429
+    code = "rate_limited"
+
+    def __init__(self, retry_after: int) -> None:
+        self.retry_after = retry_after
+        super().__init__(f"Too many requests with this API key: try again in {retry_after} s")
+
+
+class UnavailableError(KeylatchError):
+    """There is no telling now: the database, or what else is needed, did not answer.
+
+    Args:
+        reason: What failed and what to do, for the operator. Clients are shown
+            ``public_text`` instead.
+        retry_after: Seconds until another attempt makes sense.
+    """
+
+    status: ClassVar[int] = 503
+    code: ClassVar[str] = "unavailable"
+    public_text: ClassVar[str] = "API keys cannot be checked right now: try again"
+
+    def __init__(self, reason: str, *, retry_after: int = 1) -> None:
+        self.retry_after = retry_after
+        super().__init__(reason)
+
+
+class UnknownKeyError(KeylatchError):
+    """No key has the id that a management call named."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "no key has this id: pass the 16 characters of key.id, which also stand in the token "
+            "behind its prefix"
+        )
+
+
+class ConfigurationError(KeylatchError, ValueError):
+    """The application is set up wrongly; the text says what to change."""
+
+
+class InvalidTokenError(KeylatchError, ValueError):
+    """A text is no token: it is not in the format, or its checksum is wrong."""
+
+
+class InvalidHashError(KeylatchError, ValueError):
+    """A stored hash is malformed, outside the policy, or needs a server secret that is gone."""

@@ -1,0 +1,134 @@
+"""FastAPI's side: a dependency that lets a request pass or answers why not.
+
+Knows FastAPI and the collection of keys. (No postponed annotations here: FastAPI reads them.)
+"""
+
+import functools
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from fastapi import HTTPException
+from fastapi.openapi.models import APIKey as APIKeyScheme
+from fastapi.openapi.models import HTTPBearer as BearerScheme
+from fastapi.security import SecurityScopes
+from fastapi.security.base import SecurityBase
+from starlette.requests import HTTPConnection
+
+from keylatch import bounds
+from keylatch._native import TokenHeaders
+from keylatch.errors import (
+    AmbiguousCredentialsError,
+    AuthenticationError,
+    ConfigurationError,
+    ExpiredKeyError,
+    InsufficientScopeError,
+    MissingKeyError,
+    RateLimitedError,
+    RevokedKeyError,
+    UnavailableError,
+)
+from keylatch.keys import APIKeys
+from keylatch.records import APIKey
+
+# The characters of a quoted-string (RFC 9110, section 5.6.4) that need no escape.
+_REALM: Final = re.compile(r"[\x20!\x23-\x5b\x5d-\x7e]{1,64}")
+
+
+class RefusedError(HTTPException):
+    """The answer to a request that may not pass, as FastAPI raises it.
+
+    An exception handler of the application for this class takes the answers over.
+
+    Attributes:
+        error: Why: an AuthenticationError or an UnavailableError.
+    """
+
+    def __init__(
+        self, error: AuthenticationError | UnavailableError, headers: dict[str, str]
+    ) -> None:
+        detail = error.public_text if isinstance(error, UnavailableError) else str(error)
+        super().__init__(error.status, detail, headers)
+        self.error = error
+
+
+class APIKeyAuth(SecurityBase):
+    """A dependency: ``Annotated[APIKey, Security(auth, scopes=["items:read"])]``.
+
+    Takes the token from the request's headers only, never from its query string. Answers 401,
+    403, 400 or 503 as RFC 6750 and RFC 9110 have it.
+
+    Args:
+        keys: The collection that the keys belong to.
+        bearer: Whether ``Authorization: Bearer`` may carry the token.
+        headers: Other headers that may; their whole value is the token.
+        realm: What the keys are for, told to clients in ``WWW-Authenticate``.
+        scheme_name: What the scheme is called in the OpenAPI document.
+
+    Raises:
+        ConfigurationError: No header may carry the token, or a name is not one.
+    """
+
+    def __init__(
+        self,
+        keys: APIKeys,
+        *,
+        bearer: bool = True,
+        headers: Sequence[str] = ("X-API-Key",),
+        realm: str = "api",
+        scheme_name: str = "APIKey",
+    ) -> None:
+        if not _REALM.fullmatch(realm):
+            raise ConfigurationError(
+                "a realm is 1 to 64 printable ASCII characters without quotes or backslashes"
+            )
+        self.keys = keys
+        self.scheme_name = scheme_name
+        self._headers = TokenHeaders(bearer=bearer, names=list(headers))
+        self._challenge = f'{"Bearer" if bearer else "APIKey"} realm="{realm}"'
+        self.model = (
+            BearerScheme(description=_description(headers))
+            if bearer
+            else APIKeyScheme.model_validate({"in": "header", "name": headers[0]})
+        )
+
+    def __repr__(self) -> str:
+        return f"APIKeyAuth({self.keys!r})"
+
+    async def __call__(self, connection: HTTPConnection, scopes: SecurityScopes) -> APIKey:
+        """Verifies the request's key. Raises RefusedError, which FastAPI answers with."""
+        required = _required(tuple(scopes.scopes))
+        try:
+            token = self._headers.extract(connection.scope["headers"])
+            return await self.keys.verify(token, scopes=required)
+        except (AuthenticationError, UnavailableError) as error:
+            raise RefusedError(error, self._answer_headers(error)) from error
+
+    def _answer_headers(self, error: AuthenticationError | UnavailableError) -> dict[str, str]:
+        match error:
+            case UnavailableError() | RateLimitedError():
+                return {"Retry-After": str(error.retry_after)}
+            case MissingKeyError():
+                challenge = self._challenge
+            case AmbiguousCredentialsError():
+                challenge = f'{self._challenge}, error="invalid_request"'
+            case InsufficientScopeError():
+                scope = " ".join(sorted(error.required))
+                challenge = f'{self._challenge}, error="insufficient_scope", scope="{scope}"'
+            case ExpiredKeyError() | RevokedKeyError():
+                challenge = f'{self._challenge}, error="invalid_token", error_description="{error}"'
+            case _:
+                challenge = f'{self._challenge}, error="invalid_token"'
+        return {"WWW-Authenticate": challenge}
+
+
+@functools.lru_cache(maxsize=1024)
+def _required(scopes: tuple[str, ...]) -> frozenset[str]:
+    """Checks the scopes that a route asks for, once: a malformed one is the route's mistake."""
+    return bounds.scopes(scopes)
+
+
+def _description(headers: Iterable[str]) -> str:
+    others = " or ".join(f"`{name}`" for name in headers)
+    also = f", or as the value of {others}" if others else ""
+    return f"An API key, as `Authorization: Bearer`{also}."

@@ -1,0 +1,140 @@
+"""What keys, events and pages look like. Knows nothing of stores or frameworks."""
+
+import base64
+import binascii
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal, NoReturn, Self
+
+Status = Literal["active", "expired", "revoked"]
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class APIKey:
+    """A key, as the application sees it: everything but its secret and its hash.
+
+    Every datetime is aware and in UTC.
+
+    Attributes:
+        id: Its public name, 16 characters; may be logged and may stand in a URL.
+        prefix: The prefix of its token, such as ``acme_live``.
+        name: What people call it.
+        owner: Whom it belongs to: an id of the host application, or None.
+        scopes: What it may do. Names are compared whole, never by prefix.
+        metadata: A JSON object of the host application.
+        created_at: When it was made.
+        expires_at: When it ends by itself; None if it does not.
+        revoked_at: When it was revoked; None if it was not. Nothing un-revokes a key.
+        last_used_at: When it last verified, as far as it was counted.
+        use_count: How often it verified, as far as it was counted.
+        successor: The id of the key that replaced it, or None.
+    """
+
+    id: str
+    prefix: str
+    name: str
+    owner: str | None
+    scopes: frozenset[str]
+    metadata: dict[str, Any] = field(hash=False)
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    last_used_at: datetime | None = None
+    use_count: int = 0
+    successor: str | None = None
+
+    def status(self, now: datetime) -> Status:
+        """Tells whether the key is active, expired or revoked at a moment."""
+        if self.revoked_at is not None:
+            return "revoked"
+        if self.expires_at is not None and self.expires_at <= now:
+            return "expired"
+        return "active"
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key just made, with its token, which nothing keeps: show it once, to its owner only.
+
+    ``repr`` hides the token, and it cannot be pickled.
+
+    Attributes:
+        key: The key.
+        token: The whole string that a client sends.
+    """
+
+    key: APIKey
+    token: str = field(repr=False)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a NewKey holds a token and cannot be pickled or copied")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """A key as a store keeps it: with the stored hash of its token."""
+
+    key: APIKey
+    hash: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyEvent:
+    """One entry of a key's audit trail.
+
+    Attributes:
+        key_id: The key it happened to.
+        at: When, in UTC.
+        action: What: created or revoked.
+        actor: Who did it, as the caller said; None if it did not say.
+        details: A JSON object that depends on the action.
+    """
+
+    key_id: str
+    at: datetime
+    action: str
+    actor: str | None
+    details: dict[str, Any] = field(hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where a page ended. Written as an opaque text that can stand in a URL."""
+
+    created_at: datetime
+    key_id: str
+
+    @classmethod
+    def after(cls, key: APIKey) -> Self:
+        """The place behind a key."""
+        return cls(key.created_at, key.id)
+
+    def encode(self) -> str:
+        """As text."""
+        microseconds = (self.created_at - _EPOCH) // timedelta(microseconds=1)
+        return base64.urlsafe_b64encode(f"{microseconds}.{self.key_id}".encode()).decode()
+
+    @classmethod
+    def decode(cls, cursor: str) -> Self:
+        """From text; ``ValueError`` for anything that :meth:`encode` did not write."""
+        try:
+            text = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode("ascii")
+            microseconds, _, key_id = text.partition(".")
+            return cls(_EPOCH + timedelta(microseconds=int(microseconds)), key_id)
+        except (binascii.Error, UnicodeError, ValueError, OverflowError):
+            raise ValueError("cursor must be the next_cursor of an earlier page") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some keys, the newest first.
+
+    Attributes:
+        items: The keys.
+        next_cursor: Pass it as ``cursor`` for the next page; None if this is the last one.
+    """
+
+    items: list[APIKey]
+    next_cursor: str | None

@@ -1,0 +1,278 @@
+"""A store in a SQL database, through SQLAlchemy. Sees records and the Store protocol only.
+
+This version knows SQLite, through ``aiosqlite``. Tables are made at the first use.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from keylatch.errors import ConfigurationError, UnavailableError
+from keylatch.records import APIKey, Cursor, KeyEvent, KeyRecord, Status
+from keylatch.store import DuplicateKeyError
+
+logger = logging.getLogger("keylatch")
+
+metadata = sa.MetaData()
+
+
+class UTCDateTime(sa.types.TypeDecorator[datetime]):
+    """An aware moment in UTC with microseconds, also on databases that keep no time zone."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """To the database: UTC."""
+        if value is None:
+            return None
+        if value.utcoffset() is None:
+            raise ValueError("a datetime must be aware")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """From the database: aware again."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+api_keys: Final = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", sa.String(16), primary_key=True),
+    sa.Column("prefix", sa.String(24), nullable=False),
+    sa.Column("hash", sa.String(255), nullable=False),
+    sa.Column("name", sa.String(255), nullable=False),
+    sa.Column("owner", sa.String(255), index=True),
+    sa.Column("scopes", sa.JSON, nullable=False),
+    sa.Column("metadata", sa.JSON, nullable=False),
+    sa.Column("created_at", UTCDateTime, nullable=False),
+    sa.Column("updated_at", UTCDateTime, nullable=False, index=True),
+    sa.Column("expires_at", UTCDateTime),
+    sa.Column("revoked_at", UTCDateTime),
+    sa.Column("revoked_reason", sa.String(255)),
+    sa.Column("last_used_at", UTCDateTime),
+    sa.Column("use_count", sa.BigInteger, nullable=False, default=0),
+    sa.Column("successor", sa.String(16)),
+)
+
+api_key_events: Final = sa.Table(
+    "api_key_events",
+    metadata,
+    # SQLite counts by itself only in a column of the exact type INTEGER.
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("key_id", sa.String(16), nullable=False, index=True),
+    sa.Column("at", UTCDateTime, nullable=False),
+    sa.Column("action", sa.String(16), nullable=False),
+    sa.Column("actor", sa.String(255)),
+    sa.Column("details", sa.JSON, nullable=False),
+)
+
+_KEY_COLUMNS: Final = [api_keys.c[name] for name in APIKey.__dataclass_fields__]
+_LOAD: Final = sa.select(*_KEY_COLUMNS, api_keys.c.hash).where(
+    api_keys.c.id == sa.bindparam("key_id")
+)
+
+
+class SQLAlchemyStore:
+    """Keeps keys in a SQL database.
+
+    Args:
+        database: A URL such as ``sqlite+aiosqlite:///keys.db``, or an AsyncEngine of the host
+            application. An engine stays the caller's: it is never disposed of here.
+
+    Raises:
+        ConfigurationError: The URL or engine cannot be used; the text says what to do.
+    """
+
+    def __init__(self, database: str | AsyncEngine) -> None:
+        self._owns_engine = not isinstance(database, AsyncEngine)
+        self._engine = _engine(database)
+        if self._engine.dialect.name != "sqlite":
+            raise ConfigurationError(
+                f"this version of keylatch keeps keys in SQLite only, not in "
+                f"{self._engine.dialect.name}: pass sqlite+aiosqlite:///<file>"
+            )
+        if self._engine.url.database in {None, "", ":memory:"}:
+            raise ConfigurationError(
+                "a SQLite database in memory shares one transaction among all callers: pass a "
+                "file, or use keylatch.memory.MemoryStore for tests"
+            )
+
+    async def open(self) -> None:
+        """Makes the tables, where they are missing. ``UnavailableError`` if that cannot be."""
+        async with self._transaction() as connection:
+            for table in metadata.sorted_tables:
+                await connection.execute(CreateTable(table, if_not_exists=True))
+                for index in sorted(table.indexes, key=lambda index: str(index.name)):
+                    await connection.execute(CreateIndex(index, if_not_exists=True))
+
+    async def close(self) -> None:
+        """Closes the connections of an engine that was made here."""
+        if self._owns_engine:
+            await self._engine.dispose()
+
+    async def insert(self, record: KeyRecord, event: KeyEvent) -> None:
+        """Adds a key and its event in one transaction."""
+        key = record.key
+        values = {name: getattr(key, name) for name in APIKey.__dataclass_fields__}
+        values |= {"hash": record.hash, "scopes": sorted(key.scopes), "updated_at": key.created_at}
+        try:
+            async with self._transaction() as connection:
+                await connection.execute(sa.insert(api_keys).values(values))
+                await connection.execute(_insert_event(event))
+        except IntegrityError:
+            raise DuplicateKeyError from None
+
+    async def load(self, key_id: str) -> KeyRecord | None:
+        """Reads a key by its id."""
+        async with self._reading() as connection:
+            row = (await connection.execute(_LOAD, {"key_id": key_id})).mappings().one_or_none()
+        if row is None:
+            return None
+        return KeyRecord(_key(row), row["hash"])
+
+    async def select(
+        self,
+        *,
+        owner: str | None,
+        status: Status | None,
+        now: datetime,
+        after: Cursor | None,
+        limit: int,
+    ) -> list[APIKey]:
+        """Reads keys, the newest first; every filter is applied before paging."""
+        key = api_keys.c
+        query = sa.select(*_KEY_COLUMNS).order_by(key.created_at.desc(), key.id.desc())
+        if owner is not None:
+            query = query.where(key.owner == owner)
+        if status is not None:
+            query = query.where(_has_status(status, now))
+        if after is not None:
+            query = query.where(
+                sa.or_(
+                    key.created_at < after.created_at,
+                    sa.and_(key.created_at == after.created_at, key.id < after.key_id),
+                )
+            )
+        async with self._reading() as connection:
+            rows = (await connection.execute(query.limit(limit))).mappings().all()
+        return [_key(row) for row in rows]
+
+    async def revoke(self, event: KeyEvent) -> bool:
+        """Revokes a key and writes its event in one transaction."""
+        statement = (
+            sa.update(api_keys)
+            .where(api_keys.c.id == event.key_id, api_keys.c.revoked_at.is_(None))
+            .values(
+                revoked_at=event.at, revoked_reason=event.details["reason"], updated_at=event.at
+            )
+        )
+        async with self._transaction() as connection:
+            if (await connection.execute(statement)).rowcount == 0:
+                return False
+            await connection.execute(_insert_event(event))
+        return True
+
+    async def events(self, key_id: str) -> list[KeyEvent]:
+        """Reads the audit trail of a key, the oldest entry first."""
+        event = api_key_events.c
+        query = (
+            sa.select(event.key_id, event.at, event.action, event.actor, event.details)
+            .where(event.key_id == key_id)
+            .order_by(event.id)
+        )
+        async with self._reading() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return [KeyEvent(**row) for row in rows]
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        with _database_errors():
+            async with self._engine.begin() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[AsyncConnection]:
+        with _database_errors():
+            async with self._engine.connect() as connection:
+                yield connection
+
+
+def _engine(database: str | AsyncEngine) -> AsyncEngine:
+    if isinstance(database, AsyncEngine):
+        return database
+    if not isinstance(database, str):
+        raise ConfigurationError(
+            "pass the database as a URL such as sqlite+aiosqlite:///keys.db, an AsyncEngine, or "
+            f"a Store; {type(database).__name__} is none of them"
+        )
+    # The errors below are not chained: they would show the URL, and it may hold a password.
+    try:
+        return create_async_engine(database, hide_parameters=True)
+    except ArgumentError:
+        raise ConfigurationError(
+            "the database URL cannot be read: write it like sqlite+aiosqlite:///keys.db"
+        ) from None
+    except NoSuchModuleError:
+        raise ConfigurationError("SQLAlchemy knows no dialect of the database URL's name") from None
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"the database driver is not installed: pip install {error.name}"
+        ) from None
+    except sa.exc.InvalidRequestError:
+        raise ConfigurationError(
+            "the database URL names a driver that is not asynchronous: write it like "
+            "sqlite+aiosqlite:///keys.db"
+        ) from None
+
+
+@contextmanager
+def _database_errors() -> Iterator[None]:
+    """Turns what a database throws into ``UnavailableError``, without statement or values."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except (DBAPIError, PoolTimeoutError, OSError) as error:
+        reason = error.orig if isinstance(error, DBAPIError) else error
+        logger.error("the database failed: %s: %s", type(reason).__name__, reason)
+        raise UnavailableError(
+            f"the database failed ({type(reason).__name__}: {reason}): check that it is there, "
+            "that its disk has room, and that this process may write to it"
+        ) from None
+
+
+def _insert_event(event: KeyEvent) -> sa.Insert:
+    return sa.insert(api_key_events).values(
+        key_id=event.key_id,
+        at=event.at,
+        action=event.action,
+        actor=event.actor,
+        details=event.details,
+    )
+
+
+def _has_status(status: Status, now: datetime) -> sa.ColumnElement[bool]:
+    revoked = api_keys.c.revoked_at.is_not(None)
+    expired = sa.and_(api_keys.c.expires_at.is_not(None), api_keys.c.expires_at <= now)
+    return {
+        "revoked": revoked,
+        "expired": sa.and_(sa.not_(revoked), expired),
+        "active": sa.and_(sa.not_(revoked), sa.not_(expired)),
+    }[status]
+
+
+def _key(row: sa.RowMapping) -> APIKey:
+    values: dict[str, Any] = {name: row[name] for name in APIKey.__dataclass_fields__}
+    values["scopes"] = frozenset(values["scopes"])
+    return APIKey(**values)
