@@ -102,12 +102,12 @@ class APIKeyAuth(SecurityBase):
             token = self._headers.extract(connection.scope["headers"])
             return await self.keys.verify(token, scopes=required)
         except (AuthenticationError, UnavailableError) as error:
-            raise RefusedError(error, self._answer_headers(error)) from error
+            raise self._refusal(error) from error
 
-    def _answer_headers(self, error: AuthenticationError | UnavailableError) -> dict[str, str]:
+    def _refusal(self, error: AuthenticationError | UnavailableError) -> RefusedError:
         match error:
             case UnavailableError() | RateLimitedError():
-                return {"Retry-After": str(error.retry_after)}
+                return RefusedError(error, {"Retry-After": str(error.retry_after)})
             case MissingKeyError():
                 challenge = self._challenge
             case AmbiguousCredentialsError():
@@ -119,7 +119,7 @@ class APIKeyAuth(SecurityBase):
                 challenge = f'{self._challenge}, error="invalid_token", error_description="{error}"'
             case _:
                 challenge = f'{self._challenge}, error="invalid_token"'
-        return {"WWW-Authenticate": challenge}
+        return RefusedError(error, {"WWW-Authenticate": challenge})
 
 
 @functools.lru_cache(maxsize=1024)

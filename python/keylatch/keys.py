@@ -66,13 +66,13 @@ class APIKeys:
         secret: SecretRing | str | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        self._prefix = prefix
         try:
             self._ring = _ring(secret)
         finally:
             del secret  # a traceback with locals must not show it
         self._store = _store(database)
         self._hasher = Hasher(self._ring)
-        self._prefix = prefix
         self._clock = clock
         # What a token of an unknown id is compared with, so that it costs what a wrong secret does.
         self._decoy = self._hasher.hash(Token.mint(prefix, self._ring))
@@ -81,7 +81,7 @@ class APIKeys:
         self._unverifiable: set[str] = set()
 
     def __repr__(self) -> str:
-        return f"<APIKeys {self._prefix} in {type(self._store).__name__}>"
+        return f"APIKeys(prefix={self._prefix!r})"
 
     @property
     def prefix(self) -> str:
@@ -205,8 +205,8 @@ class APIKeys:
 
     async def get(self, key_id: str) -> APIKey:
         """Reads a key. ``UnknownKeyError`` if there is none of this id."""
-        record = await self._load(key_id)
-        return record.key
+        key_id = _key_id_or_nothing(key_id)
+        return (await self._load(key_id)).key
 
     async def list(
         self,
@@ -260,6 +260,7 @@ class APIKeys:
             UnknownKeyError: No key has this id.
             UnavailableError: The database failed.
         """
+        key_id = _key_id_or_nothing(key_id)
         await self._load(key_id)
         event = KeyEvent(
             key_id=key_id,
@@ -278,17 +279,13 @@ class APIKeys:
             UnknownKeyError: No key has this id.
             UnavailableError: The database failed.
         """
+        key_id = _key_id_or_nothing(key_id)
         await self._load(key_id)
         return await self._store.events(key_id)
 
     async def _load(self, key_id: str) -> KeyRecord:
-        record = None
-        try:
-            if bounds.is_key_id(key_id):
-                await self._ready()
-                record = await self._store.load(key_id)
-        finally:
-            del key_id  # a whole token may have been passed for it
+        await self._ready()
+        record = await self._store.load(key_id)
         if record is None:
             raise UnknownKeyError
         return record
@@ -359,6 +356,11 @@ def _parse(token: str | Token) -> Token:
         raise InvalidKeyError from None
     finally:
         del token
+
+
+def _key_id_or_nothing(key_id: str) -> str:
+    """Drops what is no key id: it may be a token, which a traceback with locals would show."""
+    return key_id if bounds.is_key_id(key_id) else ""
 
 
 def _created(key: APIKey, actor: str | None) -> KeyEvent:

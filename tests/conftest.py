@@ -1,0 +1,144 @@
+"""What the tests share: a server secret, a clock that stands still, and keys in every store."""
+
+import os
+import zlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+from keylatch import APIKeys, SecretRing
+from keylatch.memory import MemoryStore
+from keylatch.store import Store
+
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
+
+
+@dataclass
+class Clock:
+    """A clock that moves when it is told to."""
+
+    now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        """Tells the time."""
+        return self.now
+
+    def advance(self, **duration: float) -> None:
+        """Moves on."""
+        self.now += timedelta(**duration)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Everything runs on asyncio, as FastAPI's servers do."""
+    return "asyncio"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock of this test's own."""
+    return Clock()
+
+
+@pytest.fixture(scope="session")
+def secret() -> str:
+    """A server secret as it stands in the environment."""
+    return SecretRing.generate()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty store of each kind."""
+    from keylatch.sqlalchemy import SQLAlchemyStore
+
+    if request.param == "memory":
+        return MemoryStore()
+    return SQLAlchemyStore(f"sqlite+aiosqlite:///{tmp_path / 'keys.db'}")
+
+
+@pytest.fixture
+async def keys(store: Store, secret: str, clock: Clock) -> AsyncIterator[APIKeys]:
+    """A started collection in each kind of store."""
+    async with APIKeys(store, prefix="acme_live", secret=secret, clock=clock) as keys:
+        yield keys
+
+
+@pytest.fixture(scope="session")
+def wrong_secret() -> Callable[[str], str]:
+    """Makes a token of the same key with another secret and a right checksum, as anyone can."""
+    digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+    def wrong_secret(token: str) -> str:
+        last = token[-13]
+        body = token[:-13] + ("1" if last == "0" else "0") + token[-12:-6]
+        number = zlib.crc32(body.encode())
+        return body + "".join(digits[number // 62**place % 62] for place in range(5, -1, -1))
+
+    return wrong_secret
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an ASGI application answered, with its header names in lower case."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+    def header(self, name: str) -> str | None:
+        """The value of a header that stands once."""
+        values = [value for key, value in self.headers if key == name.encode()]
+        assert len(values) <= 1, f"{name} stands {len(values)} times"
+        return values[0].decode() if values else None
+
+
+@pytest.fixture
+def ask() -> Callable[..., Any]:
+    """Sends a raw request to an ASGI application, past every server and client that tidies it."""
+
+    async def ask(
+        app: Any,
+        headers: list[tuple[bytes, bytes]] | None = None,
+        *,
+        path: str = "/",
+        query: str = "",
+        method: str = "GET",
+    ) -> Answer:
+        messages: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: dict[str, Any]) -> None:
+            messages.append(message)
+
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query.encode("latin-1"),
+            "root_path": "",
+            "headers": headers or [],
+            "client": ("127.0.0.1", 50000),
+            "server": ("127.0.0.1", 8000),
+        }
+        await app(scope, receive, send)
+        start, *rest = messages
+        return Answer(
+            start["status"],
+            [(name.lower(), value) for name, value in start["headers"]],
+            b"".join(message.get("body", b"") for message in rest),
+        )
+
+    return ask

@@ -1,0 +1,328 @@
+"""Neither a token nor a server secret shows anywhere, while errors are forced everywhere."""
+
+import contextlib
+import copy
+import io
+import json
+import logging
+import pickle
+import traceback
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import better_exceptions
+import pytest
+import rich.console
+import rich.pretty
+import rich.traceback
+import sqlalchemy as sa
+from fastapi import FastAPI, Security
+
+import keylatch
+from keylatch import APIKey, APIKeys, Hasher, SecretRing, Token, parse
+from keylatch.fastapi import APIKeyAuth
+from keylatch.sqlalchemy import SQLAlchemyStore
+
+pytestmark = pytest.mark.anyio
+
+PACKAGE = str(Path(keylatch.__file__).parent)
+
+
+class Canaries:
+    """Texts that must show nowhere. Hidden from every repr, as a user's own code would have to."""
+
+    def __init__(self, secret: str) -> None:
+        self._texts = {secret.split(":")[1]}
+        self._tokens: list[str] = []
+
+    def __repr__(self) -> str:
+        return "<canaries>"
+
+    def add(self, token: str) -> None:
+        """Watches for the secret part of a token from now on."""
+        self._tokens.append(token)
+        self._texts.add(token.rsplit("_", 1)[1][:43])
+
+    def token(self, number: int = -1) -> str:
+        """A token that was added."""
+        return self._tokens[number]
+
+    def mistyped(self) -> str:
+        """The last token with its last character changed: as good as the token itself."""
+        token = self._tokens[-1]
+        return token[:-1] + ("0" if token[-1] != "0" else "1")
+
+    def assert_absent(self, where: str, text: str | bytes) -> None:
+        """Fails, without showing the canary, if one shows in the text."""
+        if isinstance(text, bytes):
+            text = text.decode("latin-1")
+        # Half of a secret would do for a reader with patience.
+        found = any(canary[:20] in text or canary[-20:] in text for canary in self._texts)
+        assert not found, f"a canary shows in {where}"
+
+    def assert_absent_from_error(self, error: BaseException) -> None:
+        """Checks message, attributes, pickle, and tracebacks with locals in three styles."""
+        self.assert_absent("the message", f"{error} {error!r} {vars(error)}")
+        self.assert_absent("the pickle", pickled(error))
+        self.assert_absent("a traceback", "".join(traceback.format_exception(error)))
+        for chained in chain(error):
+            for frame, _ in traceback.walk_tb(chained.__traceback__):
+                if frame.f_code.co_filename.startswith(PACKAGE):
+                    self.assert_absent(frame.f_code.co_qualname, repr(frame.f_locals))
+        for style, text in (("rich", rich_text(error)), ("better-exceptions", better_text(error))):
+            self.assert_absent(f"a traceback in the style of {style}", text)
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and all that stand behind it, suppressed ones included."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def rich_text(error: BaseException) -> str:
+    """A traceback as rich shows it, with all that is in the locals."""
+    console = rich.console.Console(file=io.StringIO(), width=100_000)
+    console.print(
+        rich.traceback.Traceback.from_exception(
+            type(error),
+            error,
+            error.__traceback__,
+            width=100_000,
+            show_locals=True,
+            locals_max_length=None,
+            locals_max_string=None,
+            locals_hide_dunder=False,
+            locals_hide_sunder=False,
+        )
+    )
+    return console.file.getvalue()
+
+
+def better_text(error: BaseException) -> str:
+    """A traceback as better-exceptions shows it, with the values of all names."""
+    formatter = better_exceptions.ExceptionFormatter(max_length=None)
+    return "".join(formatter.format_exception(type(error), error, error.__traceback__))
+
+
+def pickled(value: object) -> bytes:
+    """A pickle of each protocol, as far as there is one."""
+    text = b""
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        with contextlib.suppress(Exception):
+            text += pickle.dumps(value, protocol)
+    return text
+
+
+@pytest.fixture
+def canaries(secret: str) -> Canaries:
+    """The server secret to begin with."""
+    return Canaries(secret)
+
+
+@pytest.fixture
+async def keys(tmp_path: Path, secret: str, clock, canaries: Canaries):
+    """A collection with a key, in a SQLite file."""
+    url = f"sqlite+aiosqlite:///{tmp_path / 'keys.db'}"
+    async with APIKeys(url, prefix="acme_live", secret=secret, clock=clock) as keys:
+        canaries.add((await keys.create(name="ci", owner="u1", scopes=["a"])).token)
+        yield keys
+
+
+@pytest.fixture
+def logs(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
+    """All that any logger says, down to DEBUG."""
+    caplog.set_level(logging.DEBUG)
+    for name in list(logging.root.manager.loggerDict):
+        logging.getLogger(name).setLevel(logging.DEBUG)
+    return lambda: caplog.text + "".join(repr(vars(record)) for record in caplog.records)
+
+
+async def breaking_calls(keys: APIKeys, canaries: Canaries, clock) -> list[Callable]:
+    """Calls that each fail with a canary in reach."""
+    revoked, expired = (
+        await keys.create(name="r"),
+        await keys.create(name="e", expires_in=timedelta(hours=1)),
+    )
+    await keys.revoke(revoked.key.id)
+    clock.advance(hours=2)
+    for new in (revoked, expired):
+        canaries.add(new.token)
+    hasher = Hasher(SecretRing(SecretRing.generate("other")))
+    stored = keys._hasher.hash(canaries.token())
+    return [
+        lambda: keys.verify(canaries.mistyped()),
+        lambda: keys.verify(canaries.token() + "\ud800"),
+        lambda: keys.verify(canaries.token().encode()),
+        lambda: keys.verify(Token.mint("acme_live", keys._ring)),
+        lambda: keys.verify(canaries.token(1)),
+        lambda: keys.verify(canaries.token(2)),
+        lambda: keys.verify(canaries.token(0), scopes=["b"]),
+        lambda: keys.verify(canaries.token(0), scopes=["b b"]),
+        lambda: keys.get(canaries.token()),
+        lambda: keys.revoke(canaries.token()),
+        lambda: keys.events(canaries.token()),
+        lambda: APIKeys(keys._store, prefix="acme", secret=bare_secret(canaries)),
+        lambda: APIKeys(keys._store, prefix="acme", secret=f"k1:{bare_secret(canaries)}?"),
+        lambda: APIKeys(object(), prefix="acme", secret=f"k1:{bare_secret(canaries)}"),
+        lambda: APIKeys(keys._store, prefix="a-b", secret=f"k1:{bare_secret(canaries)}"),
+        lambda: SecretRing(f"K1:{bare_secret(canaries)}"),
+        lambda: SecretRing(f"k1:{bare_secret(canaries)},k1:{bare_secret(canaries)}"),
+        lambda: SecretRing(f"k1:{bare_secret(canaries)}\ud800"),
+        lambda: parse(canaries.mistyped()),
+        lambda: parse(canaries.token() + "\ud800"),
+        lambda: hasher.hash(canaries.token() + "\ud800"),
+        lambda: hasher.verify(canaries.token(), stored),
+        lambda: hasher.verify(canaries.token(), canaries.token()),
+    ]
+
+
+def bare_secret(canaries: Canaries) -> str:
+    """The canary of the server secret, without its kid."""
+    return next(iter(canaries._texts - {t.rsplit("_", 1)[1][:43] for t in canaries._tokens}))
+
+
+async def forced(call: Callable) -> BaseException:
+    """The error that a call raises."""
+    try:
+        result = call()
+        if hasattr(result, "__await__"):
+            await result
+    except Exception as error:  # noqa: BLE001 - any error is what is asked for
+        return error
+    pytest.fail("the call did not fail")
+
+
+async def test_no_error_shows_a_canary(keys, canaries, clock, logs):
+    """Refusals, misuse and wrong setups: no message, attribute, pickle, traceback or log."""
+    for call in await breaking_calls(keys, canaries, clock):
+        canaries.assert_absent_from_error(await forced(call))
+    canaries.assert_absent("the logs", logs())
+
+
+@pytest.mark.parametrize("fault", ["DROP TABLE api_keys", "DROP TABLE api_key_events"])
+async def test_no_database_error_shows_a_canary(keys, canaries, clock, logs, fault):
+    """The database breaks under every call: the same holds, for the key being made too."""
+    minted = []
+    keys._hasher = watched = WatchedHasher(keys._hasher, minted)
+    async with keys._store._engine.begin() as connection:
+        await connection.execute(sa.text(fault))
+    calls = [
+        lambda: keys.create(name="ci"),
+        lambda: keys.verify(canaries.token()),
+        lambda: keys.revoke(canaries.token().split("_")[2]),
+        lambda: keys.events(canaries.token().split("_")[2]),
+    ]
+    failed = 0
+    for call in calls:
+        with contextlib.suppress(pytest.fail.Exception):
+            error = await forced(call)
+            failed += 1
+            for token in minted:
+                canaries.add(token.reveal())
+            canaries.assert_absent_from_error(error)
+    assert failed >= 3
+    assert watched
+    assert minted
+    canaries.assert_absent("the logs", logs())
+
+
+class WatchedHasher:
+    """Tells which tokens were hashed: a key whose creation fails never shows its token."""
+
+    def __init__(self, hasher: Hasher, minted: list[Token]) -> None:
+        self._hasher = hasher
+        self._minted = minted
+        self.verify = hasher.verify
+
+    def hash(self, token: Token) -> str:
+        """Hashes, and remembers the token."""
+        self._minted.append(token)
+        return self._hasher.hash(token)
+
+
+async def test_an_unexpected_error_shows_no_canary(keys, canaries, logs, ask, monkeypatch):
+    """A bug in a store passes through our frames, which still hold nothing worth stealing."""
+    app = FastAPI()
+
+    @app.get("/")
+    async def route(key: Annotated[APIKey, Security(APIKeyAuth(keys))]) -> str:
+        return key.id
+
+    async def bug(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    for name in ("load", "insert", "revoke", "events"):
+        monkeypatch.setattr(keys._store, name, bug)
+    for call in (lambda: keys.verify(canaries.token()), lambda: keys.create(name="ci")):
+        canaries.assert_absent_from_error(await forced(call))
+    error = await forced(
+        lambda: ask(app, [(b"authorization", f"Bearer {canaries.token()}".encode())])
+    )
+    seen = 0
+    # Starlette's own frames hold the request's headers; that is not ours to change.
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_filename.startswith(PACKAGE):
+            seen += 1
+            canaries.assert_absent(frame.f_code.co_qualname, repr(frame.f_locals))
+    assert seen
+    canaries.assert_absent("the logs", logs())
+
+
+async def test_no_object_shows_a_canary(keys, canaries):
+    """No repr, format, pretty-print, copy or pickle of anything that holds a secret shows it."""
+    new = await keys.create(name="ci")
+    canaries.add(new.token)
+    token = parse(new.token)
+    auth = APIKeyAuth(keys)
+    ring = keys._ring
+    record = await keys._store.load(new.key.id)
+    objects = [new, token, ring, keys, auth, keys._hasher, record, new.key, keys._store]
+    for value in [*objects, objects, {"nested": objects}]:
+        for text in (repr(value), str(value), f"{value}", rich.pretty.pretty_repr(value)):
+            canaries.assert_absent(type(value).__name__, text)
+        canaries.assert_absent(f"the pickle of {type(value).__name__}", pickled(value))
+    for value in (new, token, ring, keys._hasher):
+        for copying in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="cannot be pickled or copied"):
+                copying(value)
+
+
+async def test_no_hash_is_shown_either(keys):
+    """A stored hash stays in the database: no repr shows it."""
+    record = await keys._store.load((await keys.create(name="ci")).key.id)
+    assert record.hash not in repr(record)
+
+
+async def test_no_database_file_holds_a_canary(keys, canaries, tmp_path):
+    """What is on disk yields no token: neither the file nor its log and shared memory."""
+    for number in range(20):
+        canaries.add((await keys.create(name=str(number), metadata={"n": number})).token)
+    files = [path for path in tmp_path.iterdir() if path.is_file()]
+    content = b"".join(path.read_bytes() for path in files)
+    assert b"$hmac-sha256$" in content
+    canaries.assert_absent("the database's files", content)
+
+
+async def test_no_openapi_document_holds_a_canary(keys, canaries, ask):
+    """The document shows the scheme, and no default or example out of real life."""
+    app = FastAPI()
+
+    @app.get("/")
+    async def route(key: Annotated[APIKey, Security(APIKeyAuth(keys))]) -> APIKey:
+        return key
+
+    answer = await ask(app, path="/openapi.json")
+    assert json.loads(answer.body)["components"]["securitySchemes"]
+    canaries.assert_absent("the OpenAPI document", answer.body)
+    answer = await ask(app, [(b"x-api-key", canaries.token().encode())])
+    assert answer.status == 200
+    canaries.assert_absent("a key as JSON", answer.body)
+
+
+async def test_an_engine_of_ours_hides_parameters(tmp_path):
+    """Even SQLAlchemy's echo shows no stored hash on an engine that was made here."""
+    store = SQLAlchemyStore(f"sqlite+aiosqlite:///{tmp_path / 'keys.db'}")
+    assert store._engine.sync_engine.hide_parameters
