@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import os
 import socket
 from pathlib import Path
@@ -24,10 +25,12 @@ def main() -> None:
     os.environ["DEMO_DATABASE"] = f"sqlite+aiosqlite:///{options.data / 'keys.db'}"
     welcome = asyncio.run(prepare(options.data, listener.getsockname()[1]))
     config = uvicorn.Config("app:app", log_level="warning")
-    try:
-        Server(config, welcome).run(sockets=[listener])
-    except KeyboardInterrupt:
-        print("\nStopped. `make demo` starts it again with the same keys.")
+    server = Server(config, welcome)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
+    if not server.started:
+        raise SystemExit("The demo did not start: see above.")
+    print("\nStopped. `make demo` starts it again with the same keys.")
 
 
 class Server(uvicorn.Server):

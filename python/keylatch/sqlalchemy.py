@@ -102,10 +102,10 @@ class SQLAlchemyStore:
                 f"this version of keylatch keeps keys in SQLite only, not in "
                 f"{self._engine.dialect.name}: pass sqlite+aiosqlite:///<file>"
             )
-        if self._engine.url.database in {None, "", ":memory:"}:
+        if _is_in_memory(self._engine.url):
             raise ConfigurationError(
-                "a SQLite database in memory shares one transaction among all callers: pass a "
-                "file, or use keylatch.memory.MemoryStore for tests"
+                "a SQLite database in memory is another one in each connection: pass a file, or "
+                "use keylatch.memory.MemoryStore for tests"
             )
 
     async def open(self) -> None:
@@ -130,12 +130,12 @@ class SQLAlchemyStore:
         key = record.key
         values = {name: getattr(key, name) for name in APIKey.__dataclass_fields__}
         values |= {"hash": record.hash, "scopes": sorted(key.scopes), "updated_at": key.created_at}
-        try:
-            async with self._transaction() as connection:
+        async with self._transaction() as connection:
+            try:
                 await connection.execute(sa.insert(api_keys).values(values))
-                await connection.execute(_insert_event(event))
-        except IntegrityError:
-            raise DuplicateKeyError from None
+            except IntegrityError:
+                raise DuplicateKeyError from None
+            await connection.execute(_insert_event(event))
 
     async def load(self, key_id: str) -> KeyRecord | None:
         """Reads a key by its id."""
@@ -223,12 +223,12 @@ def _engine(database: str | AsyncEngine) -> AsyncEngine:
     # The errors below are not chained: they would show the URL, and it may hold a password.
     try:
         return create_async_engine(database, hide_parameters=True)
+    except NoSuchModuleError:
+        raise ConfigurationError("SQLAlchemy knows no dialect of the database URL's name") from None
     except ArgumentError:
         raise ConfigurationError(
             "the database URL cannot be read: write it like sqlite+aiosqlite:///keys.db"
         ) from None
-    except NoSuchModuleError:
-        raise ConfigurationError("SQLAlchemy knows no dialect of the database URL's name") from None
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"the database driver is not installed: pip install {error.name}"
@@ -240,13 +240,16 @@ def _engine(database: str | AsyncEngine) -> AsyncEngine:
         ) from None
 
 
+def _is_in_memory(url: sa.URL) -> bool:
+    name = url.database or ":memory:"
+    return ":memory:" in name or url.query.get("mode") == "memory"
+
+
 @contextmanager
 def _database_errors() -> Iterator[None]:
     """Turns what a database throws into ``UnavailableError``, without statement or values."""
     try:
         yield
-    except IntegrityError:
-        raise
     except (DBAPIError, PoolTimeoutError, OSError) as error:
         reason = error.orig if isinstance(error, DBAPIError) else error
         logger.error("the database failed: %s: %s", type(reason).__name__, reason)

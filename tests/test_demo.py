@@ -1,0 +1,130 @@
+"""The demo, run as a newcomer runs it: a real process, and the curl lines it prints."""
+
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+SERVE = Path(__file__).parent.parent / "examples" / "demo" / "serve.py"
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def demo(data: Path, port: int) -> Iterator[tuple[str, subprocess.Popen]]:
+    """The running demo, and what it says until it listens."""
+    environment = {k: v for k, v in os.environ.items() if k != "KEYLATCH_SECRET"}
+    process = subprocess.Popen(
+        [sys.executable, SERVE, "--port", str(port), "--data", data],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+    said = ""
+    try:
+        for line in process.stdout:
+            said += line
+            if "Ctrl-C" in line:
+                break
+        yield said, process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def curl_lines(said: str) -> list[tuple[int, str]]:
+    """Each curl line that was printed, with the status that it promises."""
+    return [
+        (int(status), line)
+        for status, line in re.findall(r"^# (\d{3}):.*\n(curl .*)$", said, re.MULTILINE)
+    ]
+
+
+def test_the_curl_lines_answer_what_they_promise(tmp_path):
+    """Each line, pasted into a shell, answers the status in the comment above it."""
+    data, port = tmp_path / "demo", free_port()
+    with demo(data, port) as (said, process):
+        lines = curl_lines(said)
+        assert {200, 201, 401, 403} <= {status for status, _ in lines}
+        for status, line in lines:
+            answer = subprocess.run(
+                ["bash", "-c", line], check=True, capture_output=True, text=True, timeout=30
+            ).stdout
+            assert answer.startswith(f"HTTP/1.1 {status} "), line
+        docs = subprocess.run(
+            ["curl", "-s", f"http://127.0.0.1:{port}/docs"], check=True, capture_output=True
+        ).stdout
+        assert b"swagger-ui" in docs
+        assert f"http://127.0.0.1:{port}/docs" in said
+
+        assert stat.S_IMODE((data / "secret").stat().st_mode) == 0o600
+        assert stat.S_IMODE(data.stat().st_mode) == 0o700
+
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert "Traceback" not in output
+        assert "Stopped" in output
+
+
+def test_a_second_run_finds_its_keys_again(tmp_path):
+    """The keys of the first run still open, and the demo says why it shows new tokens."""
+    data, port = tmp_path / "demo", free_port()
+    with demo(data, port) as (first, _):
+        pass
+    with demo(data, port) as (second, _):
+        assert "Found 2 keys of earlier runs" in second
+        assert "only\ntheir hashes are stored" in second
+        for status, line in curl_lines(first):
+            answer = subprocess.run(
+                ["bash", "-c", line], check=True, capture_output=True, text=True, timeout=30
+            ).stdout
+            assert answer.startswith(f"HTTP/1.1 {status} "), line
+
+
+def test_a_port_that_is_taken_is_said_so(tmp_path):
+    """The demo names the port and how to choose another."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = subprocess.run(
+            [sys.executable, SERVE, "--port", str(port), "--data", tmp_path / "demo"],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"Port {port} cannot be used")
+    assert "PORT=8001" in result.stderr
+    assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize("port", ["99999", "-1"])
+def test_a_port_that_is_none_is_said_so(tmp_path, port):
+    """A number outside of ports is no traceback either."""
+    result = subprocess.run(
+        [sys.executable, SERVE, f"--port={port}", "--data", tmp_path / "demo"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,149 @@
+"""Who may import whom, and what an import of keylatch brings along."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import keylatch
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = Path(keylatch.__file__).parent
+
+# What each module may import of keylatch. `keylatch` stands for its public names.
+PYTHON_ARROWS = {
+    "__init__": {"_native", "keys", "records"},
+    "errors": set(),
+    "bounds": set(),
+    "records": set(),
+    "store": {"records"},
+    "memory": {"records", "store"},
+    "sqlalchemy": {"errors", "records", "store"},
+    "keys": {"_native", "bounds", "errors", "records", "store", "sqlalchemy"},
+    "fastapi": {"_native", "bounds", "errors", "keys", "records"},
+    "cli": {"keylatch", "errors", "bounds", "records", "keys", "_native"},
+}
+# The same for `use crate::…` in Rust, and the only files that may know PyO3.
+RUST_ARROWS = {
+    "secrets": set(),
+    "token": {"secrets"},
+    "hash": {"secrets"},
+    "headers": set(),
+    "python": {"hash", "headers", "secrets", "token"},
+    "lib": {"python"},
+}
+KNOW_PYO3 = {"python", "lib"}
+THIRD_PARTIES = {
+    "sqlalchemy": {"sqlalchemy"},
+    "fastapi": {"fastapi", "starlette"},
+    "cli": {"typer", "rich"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports at run time, also within its functions."""
+    names: set[str] = set()
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            if node.module == "keylatch":
+                names |= {f"keylatch.{alias.name}" for alias in node.names}
+            else:
+                names.add(node.module)
+    return names
+
+
+def modules() -> list[Path]:
+    """The package's own files."""
+    return sorted(PACKAGE.glob("*.py"))
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
+def test_python_arrows_run_one_way(path):
+    """A module imports only what stands before it, and only its own framework."""
+    own = {name.removeprefix("keylatch.") for name in imports(path) if name.startswith("keylatch")}
+    own = {
+        name if (PACKAGE / f"{name}.py").exists() or name == "_native" else "keylatch"
+        for name in own
+    }
+    assert own <= PYTHON_ARROWS[path.stem]
+    foreign = {name.split(".")[0] for name in imports(path)} - {"keylatch"}
+    assert foreign - sys.stdlib_module_names <= THIRD_PARTIES.get(path.stem, set())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "src").glob("*.rs")), ids=lambda path: path.stem)
+def test_rust_arrows_run_one_way(path):
+    """A file uses only what stands before it, and only the rim knows PyO3."""
+    source = path.read_text().split("#[cfg(test)]")[0]
+    used = set(re.findall(r"\bcrate::(\w+)", source))
+    assert used <= RUST_ARROWS[path.stem]
+    if path.stem not in KNOW_PYO3:
+        assert "pyo3" not in re.sub(r"//.*", "", source)
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The top-level modules that are loaded after a statement, in a new interpreter."""
+    code = f"{statement}; import sys, json; print(json.dumps(sorted(sys.modules)))"
+    output = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
+    return {name.split(".")[0] for name in json.loads(output)}
+
+
+def test_importing_keylatch_imports_no_framework():
+    """The base package loads neither FastAPI, nor SQLAlchemy, nor anything else of others."""
+    loaded = loaded_by("import keylatch")
+    assert not loaded & {"fastapi", "starlette", "sqlalchemy", "pydantic", "typer", "rich"}
+    before = loaded_by("pass")
+    for statement in ("import keylatch", "import keylatch.memory, keylatch.errors"):
+        assert loaded_by(statement) - before - sys.stdlib_module_names == {"keylatch"}
+
+
+def test_each_integration_imports_its_own_framework_only():
+    """SQLAlchemy comes without FastAPI, and FastAPI without SQLAlchemy."""
+    assert "fastapi" not in loaded_by("import keylatch.sqlalchemy")
+    assert "sqlalchemy" not in loaded_by("import keylatch.fastapi")
+
+
+def test_the_base_install_needs_nothing():
+    """Without extras, pip installs nothing but keylatch."""
+    from importlib.metadata import requires
+
+    assert [line for line in requires("keylatch") if "extra ==" not in line] == []
+
+
+def test_the_package_is_typed_and_documented():
+    """Type checkers read the package, and everything public says what it is for."""
+    assert (PACKAGE / "py.typed").exists()
+    for name in keylatch.__all__:
+        thing = getattr(keylatch, name)
+        assert thing.__doc__
+        for member in vars(thing) if isinstance(thing, type) else ():
+            if not member.startswith("_") and callable(getattr(thing, member)):
+                assert getattr(thing, member).__doc__, f"{name}.{member}"
+
+
+def test_the_wheel_holds_the_package_and_nothing_else():
+    """No test, no source file and no secret travels in the wheel."""
+    wheels = list((ROOT / "target" / "wheels").glob("keylatch-*.whl"))
+    assert len(wheels) == 1
+    assert "abi3" in wheels[0].name
+    for name in zipfile.ZipFile(wheels[0]).namelist():
+        assert re.match(r"keylatch(-[\d.]+\.(dist-info|data))?/", name)
+        assert not name.endswith((".rs", ".toml", ".env"))
