@@ -13,7 +13,7 @@ help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
 demo: $(VENV)/.wheel ## Starts a protected FastAPI app on SQLite and prints curl lines that work.
-	@$(BIN)/pip install --quiet --group demo
+	@$(BIN)/pip install --quiet --constraint constraints.txt --group demo
 	@$(BIN)/python examples/demo/serve.py --port $(PORT)
 
 test: rust-test python-test ## Runs all tests.
@@ -64,7 +64,7 @@ $(VENV)/.wheel: $(VENV)/.pip $(SOURCES) constraints.txt
 	rm -rf $(WHEELS)
 	$(BIN)/maturin build --quiet --release --locked --out $(WHEELS)
 	$(BIN)/pip install --quiet --force-reinstall --no-deps $(WHEELS)/*.whl
-	$(BIN)/pip install --quiet --constraint constraints.txt "keylatch[fastapi,cli] @ file://$(CURDIR)/$$(echo $(WHEELS)/*.whl)"
+	$(BIN)/pip install --quiet --constraint constraints.txt "$$(echo $(WHEELS)/*.whl)[fastapi,cli]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.pip pyproject.toml constraints.txt

@@ -39,7 +39,7 @@ def run(version: str, interpreter: str, wheel: Path) -> None:
     subprocess.run([*pip, "--upgrade", "pip>=25.1"], check=True)
     subprocess.run([*pip, "--force-reinstall", "--no-deps", wheel], check=True)
     constraints = ["--constraint", ROOT / "constraints.txt"]
-    extras = f"keylatch[fastapi,cli] @ {wheel.resolve().as_uri()}"
+    extras = f"{wheel}[fastapi,cli]"
     subprocess.run(
         [*pip, *constraints, extras, "--group", f"{ROOT}/pyproject.toml:test"], check=True
     )

@@ -3,6 +3,10 @@
 import asyncio
 import contextlib
 import json
+import os
+import subprocess
+import sys
+import threading
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -217,6 +221,10 @@ async def test_a_database_that_cannot_be_opened_is_an_error_that_says_so(tmp_pat
             pass
     with pytest.raises(UnavailableError):
         await keys.list()
+    # aiosqlite lets the thread of a failed connection run on; it must not outlive the loop.
+    for thread in set(threading.enumerate()) - {threading.current_thread()}:
+        if "_connection_worker_thread" in thread.name:
+            await asyncio.to_thread(thread.join)
 
 
 @pytest.mark.parametrize("change", ["create", "revoke"])
@@ -245,20 +253,34 @@ async def test_an_engine_of_the_host_is_used_and_left_open(tmp_path, secret):
         new = await keys.create(name="ci")
     async with engine.connect() as connection:
         count = await connection.scalar(sa.text("SELECT count(*) FROM api_keys"))
-        mode = await connection.scalar(sa.text("PRAGMA journal_mode"))
-    assert (count, mode) == (1, "delete")
+    assert count == 1
     async with APIKeys(engine, prefix="acme", secret=secret) as keys:
         assert await keys.verify(new.token)
     await engine.dispose()
 
 
-async def test_two_processes_may_make_the_tables_at_once(tmp_path, secret):
-    """Workers that start together on an empty file all start."""
+async def test_workers_may_make_the_tables_at_once(tmp_path, secret):
+    """Workers that start together on an empty file all start, in one process or in several."""
     path = url(tmp_path / "keys.db")
+    code = (
+        "import asyncio, sys; from keylatch import APIKeys\n"
+        "async def main():\n"
+        "    async with APIKeys(sys.argv[1], prefix='acme') as keys:\n"
+        "        await keys.verify((await keys.create(name='ci')).token)\n"
+        "asyncio.run(main())"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, path], env=os.environ | {"KEYLATCH_SECRET": secret}
+        )
+        for _ in range(4)
+    ]
     workers = [APIKeys(path, prefix="acme", secret=secret) for _ in range(8)]
     await asyncio.gather(*(worker.__aenter__() for worker in workers))
     token = (await workers[0].create(name="ci")).token
     assert await workers[7].verify(token)
+    assert [process.wait(60) for process in processes] == [0] * 4
+    assert len((await workers[0].list()).items) == 5
     await asyncio.gather(*(worker.__aexit__(None, None, None) for worker in workers))
 
 

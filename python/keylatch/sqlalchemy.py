@@ -110,10 +110,6 @@ class SQLAlchemyStore:
 
     async def open(self) -> None:
         """Makes the tables, where they are missing. ``UnavailableError`` if that cannot be."""
-        if self._owns_engine:
-            # Readers do not wait for writers then. A host's own engine is the host's to set.
-            async with self._reading() as connection:
-                await connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         async with self._transaction() as connection:
             for table in metadata.sorted_tables:
                 await connection.execute(CreateTable(table, if_not_exists=True))
