@@ -1,6 +1,7 @@
 """What the tests share: a server secret, a clock that stands still, and keys in every store."""
 
 import os
+import socket
 import zlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -68,6 +69,14 @@ async def keys(store: Store, secret: str, clock: Clock) -> AsyncIterator[APIKeys
     """A started collection in each kind of store."""
     async with APIKeys(store, prefix="acme_live", secret=secret, clock=clock) as keys:
         yield keys
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

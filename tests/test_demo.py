@@ -16,13 +16,6 @@ import pytest
 SERVE = Path(__file__).parent.parent / "examples" / "demo" / "serve.py"
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @contextmanager
 def demo(data: Path, port: int) -> Iterator[tuple[str, subprocess.Popen]]:
     """The running demo, and what it says until it listens."""
@@ -55,9 +48,9 @@ def curl_lines(said: str) -> list[tuple[int, str]]:
     ]
 
 
-def test_the_curl_lines_answer_what_they_promise(tmp_path):
+def test_the_curl_lines_answer_what_they_promise(tmp_path, free_port):
     """Each line, pasted into a shell, answers the status in the comment above it."""
-    data, port = tmp_path / "demo", free_port()
+    data, port = tmp_path / "demo", free_port
     with demo(data, port) as (said, process):
         lines = curl_lines(said)
         assert {200, 201, 401, 403} <= {status for status, _ in lines}
@@ -82,9 +75,9 @@ def test_the_curl_lines_answer_what_they_promise(tmp_path):
         assert "Stopped" in output
 
 
-def test_a_second_run_finds_its_keys_again(tmp_path):
+def test_a_second_run_finds_its_keys_again(tmp_path, free_port):
     """The keys of the first run still open, and the demo says why it shows new tokens."""
-    data, port = tmp_path / "demo", free_port()
+    data, port = tmp_path / "demo", free_port
     with demo(data, port) as (first, _):
         pass
     with demo(data, port) as (second, _):
