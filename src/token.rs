@@ -140,7 +140,7 @@ fn prefix_len(text: &str) -> Result<usize, TokenError> {
     let (key_id, rest) = key_id_and_rest.split_at_checked(KEY_ID_LEN).ok_or(TokenError::Shape)?;
     let digits = rest.strip_prefix('_').ok_or(TokenError::Shape)?;
     let well_formed = Prefix::parse(prefix).is_ok()
-        && key_id.bytes().all(|b| BASE32.contains(&b))
+        && key_id.bytes().all(is_base32)
         && digits.bytes().all(|b| b.is_ascii_alphanumeric());
     if !well_formed {
         return Err(TokenError::Shape);
@@ -182,6 +182,11 @@ fn push_secret<R: TryRng + TryCryptoRng>(
         }
     }
     Ok(())
+}
+
+/// A digit of `BASE32`: a range test, since searching the alphabet took a quarter of a parse.
+fn is_base32(byte: u8) -> bool {
+    (byte.is_ascii_digit() || byte.is_ascii_lowercase()) && !b"ilou".contains(&byte)
 }
 
 /// Six characters that only a holder of the server secret can compute.
