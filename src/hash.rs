@@ -4,10 +4,11 @@
 use core::fmt;
 
 use argon2::{Algorithm, Argon2, Params, Version};
-use base64ct::{Base64Unpadded, Encoding};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use hmac::Mac;
 use rand::{TryCryptoRng, TryRng};
-use subtle::ConstantTimeEq;
+use subtle::{Choice, ConstantTimeEq};
 
 use crate::secrets::{Kid, RandomError, SecretRing, ServerSecret, fill_random};
 
@@ -124,7 +125,9 @@ impl Scheme {
         match (self, secret) {
             (Self::HmacSha256, None) => Err(HashError::Malformed),
             (Self::HmacSha256, Some(secret)) => {
-                let mac = secret.hash_mac().chain_update(salt).chain_update(token);
+                let mut mac = secret.hash_mac();
+                mac.update(salt);
+                mac.update(token);
                 Ok(mac.finalize().into_bytes().into())
             }
             (Self::Argon2id(cost), secret) => {
@@ -229,7 +232,7 @@ fn parse_number(text: Option<&str>) -> Result<u32, HashError> {
 /// Decodes B64 into the front of `bytes` and tells how many it filled.
 fn decode(text: Option<&str>, bytes: &mut [u8]) -> Result<usize, HashError> {
     let text = text.ok_or(HashError::Malformed)?;
-    Base64Unpadded::decode(text, bytes).map(<[u8]>::len).map_err(|_| HashError::Malformed)
+    STANDARD_NO_PAD.decode_slice(text, bytes).map_err(|_| HashError::Malformed)
 }
 
 /// Makes a stored hash of a token, by the given scheme and the ring's active secret.
@@ -242,13 +245,13 @@ pub fn hash<R: TryRng + TryCryptoRng>(
     let secret = ring.active();
     let mut salt = [0; SALT_LEN];
     fill_random(random, &mut salt)?;
-    let tag = Base64Unpadded::encode_string(&scheme.tag(Some(secret), &salt, token)?);
-    let salt = Base64Unpadded::encode_string(&salt);
+    let tag = STANDARD_NO_PAD.encode(scheme.tag(Some(secret), &salt, token)?);
+    let salt = STANDARD_NO_PAD.encode(salt);
     let kid = secret.kid();
     Ok(match scheme {
         Scheme::HmacSha256 => format!("$hmac-sha256$v=1$kid={kid}${salt}${tag}"),
         Scheme::Argon2id(Cost { memory_kib, iterations, parallelism }) => {
-            let keyid = Base64Unpadded::encode_string(kid.as_str().as_bytes());
+            let keyid = STANDARD_NO_PAD.encode(kid.as_str().as_bytes());
             format!(
                 "$argon2id$v=19$m={memory_kib},t={iterations},p={parallelism},keyid={keyid}\
                  ${salt}${tag}"
@@ -272,7 +275,17 @@ pub fn verify(ring: &SecretRing, token: &[u8], stored: &str) -> Result<bool, Has
         Some(kid) => Some(ring.get(kid).ok_or(HashError::UnknownKid(kid))?),
     };
     let tag = stored.scheme.tag(secret, stored.salt(), token)?;
-    Ok(tag.ct_eq(&stored.tag).into())
+    Ok(same(&tag, &stored.tag).into())
+}
+
+/// Compares in constant time, and by words: by bytes it took a sixth of an HMAC's verification.
+fn same(tag: &[u8; TAG_LEN], other: &[u8; TAG_LEN]) -> Choice {
+    let (words, _) = tag.as_chunks::<8>();
+    let (others, _) = other.as_chunks::<8>();
+    let pairs = words.iter().zip(others);
+    pairs.fold(Choice::from(1), |same, (word, other)| {
+        same & u64::from_ne_bytes(*word).ct_eq(&u64::from_ne_bytes(*other))
+    })
 }
 
 /// Whether a new hash by this scheme and the ring's active secret would be made otherwise.
