@@ -1,0 +1,74 @@
+"""Adds and removes users, for whoever runs the app. No route can do what this does."""
+
+import argparse
+import asyncio
+import sys
+
+from app import Users, app, engine, keys, lifespan, save_generated_key
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError, NoResultFound
+from sqlalchemy.ext.asyncio import AsyncSession
+
+
+async def add_user(options: argparse.Namespace, db: AsyncSession) -> None:
+    """Adds a user with a first key."""
+    db.add(
+        Users(user_id=options.user_id, first_name=options.first_name, last_name=options.last_name)
+    )
+    try:
+        await db.commit()
+    except IntegrityError:
+        raise SystemExit(f"There is a user {options.user_id} already: use add-key") from None
+    await add_key(options, db)
+
+
+async def add_key(options: argparse.Namespace, db: AsyncSession) -> None:
+    """Gives a user another key, such as one who has lost theirs."""
+    new = await save_generated_key(options.user_id, db, name=options.name, actor="manage.py")
+    # Only the token goes to standard output, so that a shell can take it.
+    print(f"Key {new.key.id} for {options.user_id}, shown this once:", file=sys.stderr)
+    print(new.token)
+
+
+async def remove_user(options: argparse.Namespace, db: AsyncSession) -> None:
+    """Revokes a user's keys, then removes the user."""
+    user = (await db.scalars(select(Users).where(Users.user_id == options.user_id))).one()
+    while active := (await keys.list(owner=user.id, status="active", limit=500)).items:
+        for key in active:
+            await keys.revoke(key.id, reason="its user was removed", actor="manage.py")
+    await db.delete(user)
+    await db.commit()
+
+
+def main() -> None:
+    """Reads the command and runs it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    for name, command in {
+        "add-user": add_user,
+        "add-key": add_key,
+        "remove-user": remove_user,
+    }.items():
+        subparser = commands.add_parser(name, help=command.__doc__)
+        subparser.add_argument("user_id")
+        subparser.set_defaults(command=command)
+        if command is not remove_user:
+            subparser.add_argument("--name", default="main", help="what to call the key")
+        if command is add_user:
+            subparser.add_argument("--first-name", default="")
+            subparser.add_argument("--last-name", default="")
+    options = parser.parse_args()
+    try:
+        asyncio.run(run(options))
+    except NoResultFound:
+        raise SystemExit(f"There is no user {options.user_id}") from None
+
+
+async def run(options: argparse.Namespace) -> None:
+    """Runs a command with the app's database."""
+    async with lifespan(app), AsyncSession(engine) as db:
+        await options.command(options, db)
+
+
+if __name__ == "__main__":
+    main()
