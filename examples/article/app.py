@@ -84,9 +84,6 @@ async def verify_api_key(key: Annotated[APIKey, Security(api_key_header)], db: D
 @asynccontextmanager
 async def lifespan(_: object) -> AsyncIterator[None]:
     """Makes the tables that are missing, and starts and ends keylatch with the app."""
-    async with engine.connect() as connection:
-        # Readers do not wait for writers then. keylatch leaves that to the engine's owner.
-        await connection.exec_driver_sql("PRAGMA journal_mode=WAL")
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     async with keys:
