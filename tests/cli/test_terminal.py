@@ -1,0 +1,127 @@
+"""The command line on a terminal: prompts, colours, narrow windows and Ctrl-C."""
+
+import re
+
+import pexpect
+import pytest
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9]")
+
+
+class Terminal:
+    """Runs ``keylatch`` in a pseudo-terminal of so many columns."""
+
+    def __init__(self, cli, *arguments, columns=80, **env):
+        self.child = pexpect.spawn(
+            cli.script,
+            list(arguments),
+            env=cli.env | {"TERM": "xterm-256color"} | env,
+            dimensions=(24, columns),
+            encoding="utf-8",
+            timeout=60,
+        )
+        self.shown = ""
+
+    def answer(self, question, line):
+        """Waits for a question, and types a line."""
+        self.child.expect_exact(question)
+        self.shown += self.child.before + self.child.after
+        if "hidden" in question:
+            assert self.child.waitnoecho()
+        self.child.sendline(line)
+
+    def interrupt(self, question):
+        """Waits for a question, and presses Ctrl-C."""
+        self.child.expect_exact(question)
+        if "hidden" in question:
+            assert self.child.waitnoecho()
+        self.child.sendintr()
+
+    def end(self):
+        """Returns the exit code, once it has ended."""
+        self.child.expect(pexpect.EOF)
+        self.shown += self.child.before
+        self.child.close()
+        assert "Traceback" not in self.shown
+        return self.child.exitstatus
+
+
+@pytest.mark.parametrize("command", ["verify", "inspect"])
+def test_a_token_is_typed_at_a_hidden_prompt(cli, new, command):
+    """On a terminal the token is asked for, and neither echoed nor printed."""
+    terminal = Terminal(cli, command)
+    terminal.answer("Token (hidden): ", new["token"])
+    assert terminal.end() == 0
+    assert new["key"]["id"] in terminal.shown
+    assert new["token"][-55:] not in terminal.shown
+
+
+def test_revoke_asks_first(cli, new):
+    """Only a yes revokes; anything else exits with 130 and changes nothing."""
+    for line, code in [("", 130), ("yes please", 130), ("y", 0)]:
+        assert cli.sql("SELECT revoked_at FROM api_keys") == [(None,)]
+        terminal = Terminal(cli, "revoke", new["key"]["id"])
+        terminal.answer("(ci) of u1, for good? [y/N] ", line)
+        assert terminal.end() == code
+        assert ("nothing was changed" in terminal.shown) == (code == 130)
+    assert cli.sql("SELECT count(revoked_at) FROM api_keys") == [(1,)]
+
+
+def test_the_question_of_revoke_obeys_no_escape_sequence(cli, new):
+    """A name that another program wrote into the database cannot disguise the question."""
+    cli.sql("UPDATE api_keys SET name = char(27) || '[2Jother' || char(13)")
+    terminal = Terminal(cli, "revoke", new["key"]["id"])
+    terminal.answer("(\\x1b[2Jother\\r) of u1", "n")
+    assert terminal.end() == 130
+
+
+def test_revoke_of_an_unknown_key_does_not_ask(cli):
+    """There is nothing to ask about a key that is not there."""
+    assert Terminal(cli, "revoke", "0123456789abcdef").end() == 3
+
+
+def test_ctrl_c_at_a_prompt_exits_with_130(cli, new):
+    """Whoever stops at a question sees no traceback, and nothing has changed."""
+    for arguments, question in [
+        (["verify"], "Token (hidden): "),
+        (["inspect"], "Token (hidden): "),
+        (["revoke", new["key"]["id"]], "[y/N] "),
+    ]:
+        terminal = Terminal(cli, *arguments)
+        terminal.interrupt(question)
+        assert terminal.end() == 130
+    assert cli.sql("SELECT revoked_at FROM api_keys") == [(None,)]
+
+
+def test_create_says_that_the_token_is_not_shown_again(bare):
+    """On a terminal the token stands on a line of its own, whole, however narrow the window."""
+    terminal = Terminal(bare, "create", "--name", "ci", columns=30)
+    assert terminal.end() == 0
+    assert re.search(r"^acme_live_[0-9a-z]{16}_[0-9A-Za-z]{55}\r$", terminal.shown, re.MULTILINE)
+    assert "not shown again" in terminal.shown
+
+
+def test_a_narrow_window_shows_every_value(cli, new):
+    """Where a table would not fit, each value has its line, no line is too long, no id is cut."""
+    name = "a name that is much longer than a window of thirty columns"
+    cli.json("create", "--name", name)
+    terminal = Terminal(cli, "list", columns=30, NO_COLOR="1")
+    assert terminal.end() == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", terminal.shown).splitlines()
+    assert max(map(len, lines)) <= 30
+    assert any(line.endswith(new["key"]["id"]) for line in lines)
+    assert name.replace(" ", "") in "".join(lines).replace(" ", "")
+
+
+def test_colours_can_be_turned_off(cli):
+    """A terminal shows the status in colour, but not with NO_COLOR, and never in JSON."""
+    for options, env, coloured in [
+        ((), {}, True),
+        ((), {"NO_COLOR": "1"}, False),
+        ((), {"TERM": "dumb"}, False),
+        (("--json",), {}, False),
+    ]:
+        terminal = Terminal(cli, "list", *options, columns=120, **env)
+        assert terminal.end() == 0
+        assert "active" in terminal.shown
+        assert bool(COLOUR.search(terminal.shown)) == coloured
