@@ -22,9 +22,10 @@ from typing import Any
 
 import argon2
 import bcrypt
-import keylatch
 import pure_python
 from argon2.low_level import Type, hash_secret, verify_secret
+
+import keylatch
 
 OURS = "keylatch"
 CASES = {

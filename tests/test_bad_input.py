@@ -246,6 +246,22 @@ async def test_a_key_and_its_event_are_written_together(tmp_path, secret, change
         assert await keys.verify(new.token) == new.key
 
 
+@pytest.mark.parametrize(
+    "damage",
+    ["scopes = '{'", "scopes = 'null'", "scopes = '\"a\"'", "created_at = 'x'", "created_at = 7"],
+)
+async def test_a_damaged_row_is_unavailable_and_opens_nothing(tmp_path, secret, damage):
+    """What cannot be read is a doubt: neither let in, nor refused as wrong, nor a crash."""
+    store = SQLAlchemyStore(url(tmp_path / "keys.db"))
+    async with APIKeys(store, prefix="acme", secret=secret) as keys:
+        new = await keys.create(name="ci", scopes=["a"])
+        async with store._engine.begin() as connection:
+            await connection.execute(sa.text(f"UPDATE api_keys SET {damage}"))
+        for call in (keys.verify(new.token, scopes=["a"]), keys.get(new.key.id), keys.list()):
+            with pytest.raises(UnavailableError, match="damaged"):
+                await call
+
+
 async def test_an_engine_of_the_host_is_used_and_left_open(tmp_path, secret):
     """An AsyncEngine stays the caller's: keylatch neither changes nor disposes of it."""
     engine = create_async_engine(url(tmp_path / "host.db"))

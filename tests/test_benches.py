@@ -9,10 +9,11 @@ import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
-import keylatch
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+import keylatch
 
 ROOT = Path(__file__).parent.parent
 VECTORS = json.loads((ROOT / "tests/vectors/keylatch-v1.json").read_text())

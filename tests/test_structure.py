@@ -26,7 +26,19 @@ PYTHON_ARROWS = {
     "sqlalchemy": {"errors", "records", "store"},
     "keys": {"_native", "bounds", "errors", "records", "store", "sqlalchemy"},
     "fastapi": {"_native", "bounds", "errors", "keys", "records"},
-    "cli": {"keylatch", "errors", "bounds", "records", "keys", "_native"},
+    "cli_output": {"errors", "records"},
+    "cli_options": set(),
+    "cli_tokens": {"_native", "errors"},
+    "cli_commands": {
+        "_native",
+        "cli_options",
+        "cli_output",
+        "cli_tokens",
+        "errors",
+        "keys",
+        "records",
+    },
+    "cli": {"cli_commands", "cli_output", "errors"},
 }
 # The same for `use crate::…` in Rust, and the only files that may know PyO3.
 RUST_ARROWS = {
@@ -41,7 +53,10 @@ KNOW_PYO3 = {"python", "lib"}
 THIRD_PARTIES = {
     "sqlalchemy": {"sqlalchemy"},
     "fastapi": {"fastapi", "starlette"},
-    "cli": {"typer", "rich"},
+    "cli": {"typer"},
+    "cli_commands": {"typer", "sqlalchemy"},
+    "cli_options": {"typer"},
+    "cli_output": {"rich"},
 }
 
 

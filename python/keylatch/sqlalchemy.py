@@ -137,9 +137,7 @@ class SQLAlchemyStore:
         """Reads a key by its id."""
         async with self._reading() as connection:
             row = (await connection.execute(_LOAD, {"key_id": key_id})).mappings().one_or_none()
-        if row is None:
-            return None
-        return KeyRecord(_key(row), row["hash"])
+            return None if row is None else KeyRecord(_key(row), row["hash"])
 
     async def select(
         self,
@@ -166,7 +164,7 @@ class SQLAlchemyStore:
             )
         async with self._reading() as connection:
             rows = (await connection.execute(query.limit(limit))).mappings().all()
-        return [_key(row) for row in rows]
+            return [_key(row) for row in rows]
 
     async def revoke(self, event: KeyEvent) -> bool:
         """Revokes a key and writes its event in one transaction."""
@@ -193,7 +191,7 @@ class SQLAlchemyStore:
         )
         async with self._reading() as connection:
             rows = (await connection.execute(query)).mappings().all()
-        return [KeyEvent(**row) for row in rows]
+            return [KeyEvent(**row) for row in rows]
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
@@ -205,7 +203,14 @@ class SQLAlchemyStore:
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
         with _database_errors():
             async with self._engine.connect() as connection:
-                yield connection
+                try:
+                    yield connection
+                except (TypeError, ValueError) as error:
+                    # Not chained: the error of a JSON parser carries the whole text.
+                    raise UnavailableError(
+                        f"a row of the keys' tables is damaged ({type(error).__name__}): restore "
+                        "it, or delete it"
+                    ) from None
 
 
 def _engine(database: str | AsyncEngine) -> AsyncEngine:
@@ -277,5 +282,7 @@ def _has_status(status: Status, now: datetime) -> sa.ColumnElement[bool]:
 
 def _key(row: sa.RowMapping) -> APIKey:
     values: dict[str, Any] = {name: row[name] for name in APIKey.__dataclass_fields__}
+    if not isinstance(values["scopes"], list):
+        raise TypeError("scopes are not a list")
     values["scopes"] = frozenset(values["scopes"])
     return APIKey(**values)

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+
 from keylatch import SecretRing
 
 SCRIPT = str(Path(sysconfig.get_path("scripts"), "keylatch"))

@@ -4,6 +4,7 @@ import json
 from datetime import datetime, timedelta
 
 import pytest
+
 from keylatch import SecretRing, parse
 
 

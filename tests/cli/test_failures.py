@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keylatch
 import pytest
+
+import keylatch
 
 FULL = Path("/dev/full")
 
@@ -102,11 +103,22 @@ def test_a_database_that_fails_exits_with_5(bare):
     bare.fails(5, "list")
 
 
-def test_a_defect_exits_with_70_and_shows_no_value(cli, new):
+def test_a_defect_exits_with_70_and_shows_no_value(cli, new, tmp_path):
     """What nobody expected is named by its type alone: its text may be a secret."""
-    cli.sql("UPDATE api_keys SET scopes = ?", new["token"])
-    told = cli.fails(70, "list", env={"BETTER_EXCEPTIONS": "1", "TYPER_STANDARD_TRACEBACK": "1"})
-    assert "JSONDecodeError" in told
+    # No input is known to cause one, so the process is started with a broken library.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, keylatch.keys\n"
+        "async def bug(*_, **__): raise RuntimeError(os.environ['CANARY'])\n"
+        "keylatch.keys.APIKeys.list = bug\n"
+    )
+    environment = {
+        "BETTER_EXCEPTIONS": "1",
+        "TYPER_STANDARD_TRACEBACK": "1",
+        "PYTHONPATH": str(tmp_path),
+        "CANARY": new["token"],
+    }
+    told = cli.fails(70, "list", env=environment)
+    assert "RuntimeError" in told
     assert new["token"] not in told
 
 
