@@ -17,7 +17,7 @@ const TAG_LEN: usize = 32;
 /// What Argon2 strings from elsewhere may bring: RFC 9106 asks for 8 bytes or more.
 const MIN_FOREIGN_SALT_LEN: usize = 8;
 const MAX_FOREIGN_SALT_LEN: usize = 64;
-/// The longest string that the policy can accept is 205 characters.
+/// The longest string that the policy can accept has 181 characters.
 const MAX_STORED_LEN: usize = 256;
 
 /// Why a stored string was refused, or could not be made. Holds nothing of token or tag.

@@ -27,6 +27,9 @@ impl Sources {
     /// Sources by header name; `None` if there are none, too many, one twice, or one that is no
     /// header name (RFC 9110, section 5.1). `Authorization` is asked for with `bearer`.
     pub fn new(bearer: bool, names: &[String]) -> Option<Self> {
+        if names.len() > MAX_NAMES {
+            return None;
+        }
         let names: Vec<Vec<u8>> =
             names.iter().map(|name| name.to_ascii_lowercase().into_bytes()).collect();
         let valid = names.iter().all(|name| {
@@ -35,7 +38,7 @@ impl Sources {
         let once =
             names.iter().enumerate().all(|(i, name)| !names.iter().take(i).any(|n| n == name));
         let some = bearer || !names.is_empty();
-        (valid && once && some && names.len() <= MAX_NAMES).then_some(Self { bearer, names })
+        (valid && once && some).then_some(Self { bearer, names })
     }
 
     /// Which source a header is, if it is one. Header names have no case.

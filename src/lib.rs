@@ -4,6 +4,8 @@ mod hash;
 mod headers;
 mod python;
 mod secrets;
+#[cfg(test)]
+mod tests;
 mod token;
 
 /// Mints, parses, hashes and verifies API keys. Its names are public through `keylatch`.

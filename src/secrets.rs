@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-use base64ct::{Base64UrlUnpadded, Encoding};
+use base64ct::{Base64Url, Base64UrlUnpadded, Encoding};
 use hmac::{Hmac, KeyInit, Mac};
 use rand::{TryCryptoRng, TryRng};
 use sha2::Sha256;
@@ -225,13 +225,14 @@ impl SecretRing {
 fn parse_entry(entry: &str) -> Result<ServerSecret, SecretError> {
     let (kid, encoded) = entry.trim_ascii().split_once(':').ok_or(SecretError::Shape)?;
     let kid = Kid::parse(kid)?;
-    let encoded = encoded.trim_end_matches('=');
+    let digits = encoded.trim_end_matches('=');
+    // Padded text has its padding whole, as RFC 4648 writes it.
+    let decode = if digits == encoded { Base64UrlUnpadded::decode } else { Base64Url::decode };
     let mut bytes = Zeroizing::new([0; MAX_SECRET_LEN]);
-    if encoded.len() > Base64UrlUnpadded::encoded_len(bytes.as_slice()) {
+    if digits.len() > Base64UrlUnpadded::encoded_len(bytes.as_slice()) {
         return Err(SecretError::Long(kid));
     }
-    let secret = Base64UrlUnpadded::decode(encoded, bytes.as_mut_slice())
-        .map_err(|_| SecretError::Encoding(kid))?;
+    let secret = decode(encoded, bytes.as_mut_slice()).map_err(|_| SecretError::Encoding(kid))?;
     if secret.len() < SECRET_LEN {
         return Err(SecretError::Short(kid));
     }

@@ -1,0 +1,100 @@
+//! Tests of the core without Python, a file for each module; here, what they share.
+
+mod hash;
+mod hash_policy;
+mod headers;
+mod secrets;
+mod token;
+
+use core::fmt;
+
+use base64ct::{Base64UrlUnpadded, Encoding};
+use rand::{TryCryptoRng, TryRng};
+use serde_json::Value;
+
+use crate::secrets::SecretRing;
+
+/// The vectors of format 1, which an independent implementation wrote.
+fn vectors() -> Value {
+    serde_json::from_str(include_str!("../../tests/vectors/keylatch-v1.json")).unwrap()
+}
+
+/// The list of that name in the vectors.
+fn cases(vectors: &Value, name: &str) -> Vec<Value> {
+    let cases = vectors[name].as_array().unwrap();
+    assert!(!cases.is_empty());
+    cases.clone()
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap()
+}
+
+fn unhex(hex: &str) -> Vec<u8> {
+    let pairs = hex.as_bytes().chunks(2).map(|pair| core::str::from_utf8(pair).unwrap());
+    pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
+}
+
+/// The ring of the vectors with the secret of that kid in front.
+fn ring_led_by(kid: &str) -> SecretRing {
+    let vectors = vectors();
+    let (mut active, mut retired) = (Vec::new(), Vec::new());
+    for entry in text(&vectors, "secret_ring").split(',') {
+        let leads = entry.starts_with(&format!("{kid}:"));
+        if leads { active.push(entry) } else { retired.push(entry) }
+    }
+    SecretRing::parse(&[active, retired].concat().join(",")).unwrap()
+}
+
+/// An entry of a ring that holds these bytes.
+fn entry(kid: &str, secret: &[u8]) -> String {
+    format!("{kid}:{}", Base64UrlUnpadded::encode_string(secret))
+}
+
+/// As many different bytes as are asked for.
+fn bytes(count: u8) -> Vec<u8> {
+    (0..count).collect()
+}
+
+/// A random source that plays these bytes and then fails.
+struct Script(std::vec::IntoIter<u8>);
+
+impl Script {
+    fn of(parts: &[&[u8]]) -> Self {
+        Self(parts.concat().into_iter())
+    }
+}
+
+#[derive(Debug)]
+struct Exhausted;
+
+impl fmt::Display for Exhausted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no random bytes are left")
+    }
+}
+
+impl core::error::Error for Exhausted {}
+
+impl TryRng for Script {
+    type Error = Exhausted;
+
+    fn try_next_u32(&mut self) -> Result<u32, Exhausted> {
+        let mut bytes = [0; 4];
+        self.try_fill_bytes(&mut bytes).map(|()| u32::from_le_bytes(bytes))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Exhausted> {
+        let mut bytes = [0; 8];
+        self.try_fill_bytes(&mut bytes).map(|()| u64::from_le_bytes(bytes))
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Exhausted> {
+        bytes.iter_mut().try_for_each(|byte| {
+            *byte = self.0.next().ok_or(Exhausted)?;
+            Ok(())
+        })
+    }
+}
+
+impl TryCryptoRng for Script {}
