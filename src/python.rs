@@ -77,6 +77,18 @@ fn utf8<'a>(text: &'a Bound<'_, PyString>) -> Option<&'a str> {
     text.to_str().ok()
 }
 
+/// A `str` that names something, read without Python's `UnicodeEncodeError` for the same reason.
+fn name<'a>(text: &'a Bound<'_, PyAny>) -> PyResult<&'a str> {
+    utf8(text.cast()?).ok_or_else(|| {
+        ConfigurationError::new_err("a name holds half a character: pass Unicode text")
+    })
+}
+
+fn names(list: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
+    let list: Vec<Bound<'_, PyAny>> = list.extract()?;
+    list.iter().map(|item| name(item).map(str::to_owned)).collect()
+}
+
 /// The server secrets of a deployment, the active one first.
 ///
 /// The active secret mints and hashes; the others only verify. Each secret is at least 32 bytes.
@@ -103,13 +115,21 @@ impl SecretRing {
     /// Reads the ring from the environment.
     ///
     /// Args:
-    ///     name: The variable's name.
+    ///     name: The variable's name: up to 64 letters, digits and underscores.
     ///
     /// Raises:
-    ///     ConfigurationError: The variable is not set, or is no ring.
+    ///     ConfigurationError: This is no such name, or the variable is not set, or is no ring.
     #[staticmethod]
-    #[pyo3(signature = (name = "KEYLATCH_SECRET"))]
-    fn from_env(py: Python<'_>, name: &str) -> PyResult<Self> {
+    #[pyo3(signature = (name: "str" = "KEYLATCH_SECRET"))]
+    fn from_env(py: Python<'_>, #[pyo3(from_py_with = name)] name: &str) -> PyResult<Self> {
+        // Anything else may be the secret itself, passed by mistake: the message must not show it.
+        let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        if !is_name || !(1..=64).contains(&name.len()) {
+            return Err(ConfigurationError::new_err(
+                "from_env takes the name of an environment variable, up to 64 letters, digits \
+                 and underscores, not its value: SecretRing(...) takes that",
+            ));
+        }
         // Through Python: `os.environ` is what the program sees, and reading it is thread-safe.
         let environ = py.import(intern!(py, "os"))?.getattr(intern!(py, "environ"))?;
         let value = environ.call_method1(intern!(py, "get"), (name,))?;
@@ -134,8 +154,11 @@ impl SecretRing {
     ///     ConfigurationError: The kid is no kid.
     ///     OSError: The operating system gave no random bytes.
     #[staticmethod]
-    #[pyo3(signature = (kid = "k1"))]
-    fn generate<'py>(py: Python<'py>, kid: &str) -> PyResult<Bound<'py, PyString>> {
+    #[pyo3(signature = (kid: "str" = "k1"))]
+    fn generate<'py>(
+        py: Python<'py>,
+        #[pyo3(from_py_with = name)] kid: &str,
+    ) -> PyResult<Bound<'py, PyString>> {
         let text = secrets::SecretRing::generate(Kid::parse(kid)?, &mut SysRng)?;
         Ok(PyString::new(py, &text))
     }
@@ -283,14 +306,14 @@ impl Hasher {
     #[pyo3(signature = (
         ring,
         *,
-        scheme = "hmac-sha256",
+        scheme: "str" = "hmac-sha256",
         memory_kib: "int" = Number(19456),
         iterations: "int" = Number(2),
         parallelism: "int" = Number(1),
     ))]
     fn new(
         ring: Py<SecretRing>,
-        scheme: &str,
+        #[pyo3(from_py_with = name)] scheme: &str,
         memory_kib: Number,
         iterations: Number,
         parallelism: Number,
@@ -449,7 +472,7 @@ pub struct TokenHeaders {
 impl TokenHeaders {
     #[new]
     #[pyo3(signature = (*, bearer = true, names: "list[str]" = vec!["X-API-Key".to_owned()]))]
-    fn new(bearer: bool, names: Vec<String>) -> PyResult<Self> {
+    fn new(bearer: bool, #[pyo3(from_py_with = names)] names: Vec<String>) -> PyResult<Self> {
         let sources = Sources::new(bearer, &names).ok_or_else(|| {
             ConfigurationError::new_err(format!(
                 "name at least one and at most {MAX_NAMES} different headers that may carry a \

@@ -9,16 +9,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
+from hypothesis import settings
 
 from keylatch import APIKeys, SecretRing
 from keylatch.memory import MemoryStore
 from keylatch.store import Store
 
-hypothesis.settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    hypothesis.settings.load_profile("ci")
+# In CI every run tries the same examples; elsewhere new ones, and failures are remembered.
+settings.register_profile("ci", derandomize=True, database=None, deadline=None)
+settings.register_profile("local", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 @dataclass

@@ -23,7 +23,7 @@ class Hasher:
     Raises:
         ConfigurationError: An unknown scheme, or a cost outside these bounds.
     """
-    def __new__(cls, /, ring: SecretRing, *, scheme: str = "hmac-sha256", memory_kib: "int" = ..., iterations: "int" = ..., parallelism: "int" = ...) -> Hasher: ...
+    def __new__(cls, /, ring: SecretRing, *, scheme: "str" = "hmac-sha256", memory_kib: "int" = ..., iterations: "int" = ..., parallelism: "int" = ...) -> Hasher: ...
     def __reduce__(self, /) -> "str": ...
     def __repr__(self, /) -> str: ...
     def hash(self, /, token: "str | Token") -> str:
@@ -85,18 +85,18 @@ class SecretRing:
     def __reduce__(self, /) -> "str": ...
     def __repr__(self, /) -> str: ...
     @staticmethod
-    def from_env(name: str = "KEYLATCH_SECRET") -> SecretRing:
+    def from_env(name: "str" = "KEYLATCH_SECRET") -> SecretRing:
         """
         Reads the ring from the environment.
 
         Args:
-            name: The variable's name.
+            name: The variable's name: up to 64 letters, digits and underscores.
 
         Raises:
-            ConfigurationError: The variable is not set, or is no ring.
+            ConfigurationError: This is no such name, or the variable is not set, or is no ring.
         """
     @staticmethod
-    def generate(kid: str = "k1") -> str:
+    def generate(kid: "str" = "k1") -> str:
         """
         Makes a new server secret from 32 random bytes of the operating system.
 
