@@ -3,7 +3,10 @@
 
 use core::fmt;
 
-use base64ct::{Base64Url, Base64UrlUnpadded, Encoding};
+use base64::alphabet::URL_SAFE;
+use base64::engine::DecodePaddingMode::Indifferent;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use base64::{DecodeSliceError, Engine};
 use hmac::{Hmac, KeyInit, Mac};
 use rand::{TryCryptoRng, TryRng};
 use sha2::Sha256;
@@ -20,6 +23,11 @@ const MAX_SECRET_LEN: usize = 64;
 /// than 16 less than once in 10^16 secrets.
 const MIN_DISTINCT_BYTES: usize = 16;
 const MAX_KID_LEN: usize = 8;
+/// Written without padding; read without, or with all of it.
+const BASE64URL: GeneralPurpose = GeneralPurpose::new(
+    &URL_SAFE,
+    GeneralPurposeConfig::new().with_encode_padding(false).with_decode_padding_mode(Indifferent),
+);
 
 /// Why a ring was refused. Says nothing of what the secret holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,7 +210,7 @@ impl SecretRing {
     ) -> Result<Zeroizing<String>, RandomError> {
         let mut secret = Zeroizing::new([0; SECRET_LEN]);
         fill_random(random, secret.as_mut_slice())?;
-        let encoded = Zeroizing::new(Base64UrlUnpadded::encode_string(secret.as_slice()));
+        let encoded = Zeroizing::new(BASE64URL.encode(secret.as_slice()));
         Ok(Zeroizing::new(format!("{kid}:{}", encoded.as_str())))
     }
 
@@ -225,14 +233,13 @@ impl SecretRing {
 fn parse_entry(entry: &str) -> Result<ServerSecret, SecretError> {
     let (kid, encoded) = entry.trim_ascii().split_once(':').ok_or(SecretError::Shape)?;
     let kid = Kid::parse(kid)?;
-    let digits = encoded.trim_end_matches('=');
-    // Padded text has its padding whole, as RFC 4648 writes it.
-    let decode = if digits == encoded { Base64UrlUnpadded::decode } else { Base64Url::decode };
     let mut bytes = Zeroizing::new([0; MAX_SECRET_LEN]);
-    if digits.len() > Base64UrlUnpadded::encoded_len(bytes.as_slice()) {
-        return Err(SecretError::Long(kid));
-    }
-    let secret = decode(encoded, bytes.as_mut_slice()).map_err(|_| SecretError::Encoding(kid))?;
+    let len =
+        BASE64URL.decode_slice(encoded, bytes.as_mut_slice()).map_err(|error| match error {
+            DecodeSliceError::DecodeError(_) => SecretError::Encoding(kid),
+            DecodeSliceError::OutputSliceTooSmall => SecretError::Long(kid),
+        })?;
+    let secret = bytes.get(..len).unwrap_or_default();
     if secret.len() < SECRET_LEN {
         return Err(SecretError::Short(kid));
     }

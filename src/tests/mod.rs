@@ -8,7 +8,8 @@ mod token;
 
 use core::fmt;
 
-use base64ct::{Base64UrlUnpadded, Encoding};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::{TryCryptoRng, TryRng};
 use serde_json::Value;
 
@@ -48,7 +49,7 @@ fn ring_led_by(kid: &str) -> SecretRing {
 
 /// An entry of a ring that holds these bytes.
 fn entry(kid: &str, secret: &[u8]) -> String {
-    format!("{kid}:{}", Base64UrlUnpadded::encode_string(secret))
+    format!("{kid}:{}", URL_SAFE_NO_PAD.encode(secret))
 }
 
 /// As many different bytes as are asked for.
