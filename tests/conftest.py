@@ -120,11 +120,12 @@ def ask() -> Callable[..., Any]:
         path: str = "/",
         query: str = "",
         method: str = "GET",
+        body: bytes = b"",
     ) -> Answer:
         messages: list[dict[str, Any]] = []
 
         async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": b"", "more_body": False}
+            return {"type": "http.request", "body": body, "more_body": False}
 
         async def send(message: dict[str, Any]) -> None:
             messages.append(message)

@@ -1,0 +1,65 @@
+"""What an attacker, or an engineer in a hurry, tried against keylatch, and what came of it."""
+
+import json
+from typing import Annotated
+
+import pytest
+from fastapi import FastAPI, Security
+
+from keylatch import APIKey, Page
+from keylatch.fastapi import APIKeyAuth
+
+pytestmark = pytest.mark.anyio
+
+JSON = [(b"content-type", b"application/json")]
+FORGED = {
+    "id": "0123456789abcdef",
+    "prefix": "acme_live",
+    "name": "ci",
+    "owner": "root",
+    "scopes": ["admin"],
+    "metadata": {},
+    "created_at": "2026-01-01T00:00:00Z",
+}
+
+
+async def test_a_forgotten_security_lets_nobody_say_who_they_are(keys, ask):
+    """A parameter that is only annotated as a key is never read out of the request's body."""
+    app, auth = FastAPI(), APIKeyAuth(keys)
+
+    @app.post("/bare")
+    async def bare(key: APIKey) -> str | None:
+        return key.owner
+
+    @app.post("/annotated")
+    async def annotated(key: Annotated[APIKey, auth], name: str = "") -> str | None:
+        return key.owner
+
+    @app.post("/nested")
+    async def nested(keys: list[APIKey]) -> str | None:
+        return keys[0].owner
+
+    for path, body in (("/bare", FORGED), ("/annotated", FORGED), ("/nested", [FORGED])):
+        answer = await ask(app, JSON, path=path, method="POST", body=json.dumps(body).encode())
+        assert answer.status == 422
+        assert b"a key comes from Security(auth)" in answer.body
+
+
+async def test_routes_still_answer_with_keys_and_document_them(keys, ask):
+    """Keys go out as JSON, alone and in pages, and the OpenAPI document shows their fields."""
+    app, auth = FastAPI(), APIKeyAuth(keys)
+
+    @app.get("/")
+    async def one(key: Annotated[APIKey, Security(auth)]) -> APIKey:
+        return key
+
+    @app.get("/page")
+    async def page() -> Page:
+        return await keys.list()
+
+    new = await keys.create(name="ci", scopes=["a"])
+    answer = json.loads((await ask(app, [(b"x-api-key", new.token.encode())])).body)
+    assert (answer["id"], answer["scopes"]) == (new.key.id, ["a"])
+    assert json.loads((await ask(app, path="/page")).body)["items"] == [answer]
+    document = json.loads((await ask(app, path="/openapi.json")).body)
+    assert document["components"]["schemas"]["APIKey"]["properties"].keys() == answer.keys()
