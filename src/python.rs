@@ -134,6 +134,9 @@ impl SecretRing {
         let environ = py.import(intern!(py, "os"))?.getattr(intern!(py, "environ"))?;
         let value = environ.call_method1(intern!(py, "get"), (name,))?;
         let Ok(value) = value.cast_into::<PyString>() else {
+            // What is no usual name may be the secret itself, passed by mistake: never echoed.
+            let usual = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+            let name = if name.bytes().all(usual) { name } else { "of this name" };
             return Err(ConfigurationError::new_err(format!(
                 "the environment variable {name} is not set: make a server secret with \
                  `keylatch secret` and put it there, or pass secret="

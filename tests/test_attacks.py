@@ -6,7 +6,8 @@ from typing import Annotated
 import pytest
 from fastapi import FastAPI, Security
 
-from keylatch import APIKey, Page
+from keylatch import APIKey, Page, SecretRing
+from keylatch.errors import ConfigurationError
 from keylatch.fastapi import APIKeyAuth
 
 pytestmark = pytest.mark.anyio
@@ -63,3 +64,18 @@ async def test_routes_still_answer_with_keys_and_document_them(keys, ask):
     assert json.loads((await ask(app, path="/page")).body)["items"] == [answer]
     document = json.loads((await ask(app, path="/openapi.json")).body)
     assert document["components"]["schemas"]["APIKey"]["properties"].keys() == answer.keys()
+
+
+@pytest.mark.parametrize("name", ["{secret}", "{secret},{secret}", "{bare}", " {secret}\n"])
+def test_a_secret_passed_for_the_name_of_a_variable_is_not_echoed(secret, name):
+    """SecretRing.from_env(os.environ["KEYLATCH_SECRET"]) fails without saying the secret."""
+    bare = secret.split(":")[1]
+    with pytest.raises(ConfigurationError, match="keylatch secret") as refused:
+        SecretRing.from_env(name.format(secret=secret, bare=bare))
+    assert bare not in str(refused.value)
+
+
+def test_the_name_of_a_variable_that_is_not_set_is_told():
+    """A name as variables have it is safe to say, and worth it."""
+    with pytest.raises(ConfigurationError, match="variable ACME_SECRET_2 is not set"):
+        SecretRing.from_env("ACME_SECRET_2")
