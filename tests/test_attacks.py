@@ -1,7 +1,7 @@
 """What an attacker, or an engineer in a hurry, tried against keylatch, and what came of it."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 from fastapi import FastAPI, Security
@@ -79,3 +79,25 @@ def test_the_name_of_a_variable_that_is_not_set_is_told():
     """A name as variables have it is safe to say, and worth it."""
     with pytest.raises(ConfigurationError, match="variable ACME_SECRET_2 is not set"):
         SecretRing.from_env("ACME_SECRET_2")
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """An object of that many levels."""
+    value: Any = ']}[{\\"'
+    for _ in range(levels - 1):
+        value = [value]
+    return {"a": value}
+
+
+@pytest.mark.parametrize("levels", [33, 400, 970, 2000])
+async def test_metadata_too_deep_to_be_read_again_is_not_stored(keys, levels):
+    """One row that only a shallow stack could read would break verify and every list."""
+    with pytest.raises(ValueError, match="metadata must be"):
+        await keys.create(name="ci", metadata=nested(levels))
+    assert (await keys.list()).items == []
+
+
+async def test_metadata_of_32_levels_is_stored(keys):
+    """Brackets in its texts do not count."""
+    new = await keys.create(name="ci", metadata=nested(32))
+    assert (await keys.verify(new.token)).metadata == nested(32)

@@ -4,6 +4,7 @@ Knows nothing of stores or frameworks. Every failure is a ``ValueError`` (or, fo
 than the annotation says, a ``TypeError``) that names the bound.
 """
 
+import itertools
 import json
 import re
 import unicodedata
@@ -14,10 +15,13 @@ from typing import Any, Final
 MAX_TEXT: Final = 255
 MAX_SCOPES: Final = 64
 MAX_METADATA_BYTES: Final = 8 * 1024
+# Nested deeper, it could be stored and then not be read, where less of the stack is left.
+MAX_METADATA_DEPTH: Final = 32
 MAX_PAGE: Final = 500
 
 _SCOPE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._/-]{0,63}")
 _KEY_ID: Final = re.compile(r"[0-9a-hjkmnp-tv-z]{16}")
+_JSON_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
 # Control characters, lone surrogates, and the line and paragraph separators.
 _UNPRINTABLE: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
@@ -57,20 +61,25 @@ def scopes(values: Iterable[str]) -> frozenset[str]:
 
 
 def metadata(value: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Checks a JSON object of at most 8 KiB, and returns it as a database would give it back."""
+    """Checks a JSON object: at most 8 KiB, 32 levels. Returns it as a database gives it back."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
         raise TypeError(f"metadata must be a dict, not {type(value).__name__}")
     try:
-        encoded = json.dumps(dict(value), allow_nan=False, ensure_ascii=False).encode()
+        document = json.dumps(dict(value), allow_nan=False, ensure_ascii=False)
+        encoded = document.encode()
     except (TypeError, ValueError, RecursionError):
         raise ValueError("metadata must be a JSON object: text, finite numbers, lists") from None
     if len(encoded) > MAX_METADATA_BYTES:
         raise ValueError(
             f"metadata must be at most {MAX_METADATA_BYTES} bytes of JSON, not {len(encoded)}"
         )
-    decoded: dict[str, Any] = json.loads(encoded)
+    brackets = _JSON_STRING.sub("", document)
+    depths = itertools.accumulate((c in "[{") - (c in "]}") for c in brackets)
+    if max(depths) > MAX_METADATA_DEPTH:
+        raise ValueError(f"metadata must be nested at most {MAX_METADATA_DEPTH} levels deep")
+    decoded: dict[str, Any] = json.loads(document)
     return decoded
 
 
