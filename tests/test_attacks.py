@@ -4,9 +4,12 @@ import json
 from typing import Annotated, Any
 
 import pytest
+import sqlalchemy as sa
 from fastapi import FastAPI, Security
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import StaticPool
 
-from keylatch import APIKey, Page, SecretRing
+from keylatch import APIKey, APIKeys, Page, SecretRing
 from keylatch.errors import ConfigurationError
 from keylatch.fastapi import APIKeyAuth
 
@@ -101,3 +104,41 @@ async def test_metadata_of_32_levels_is_stored(keys):
     """Brackets in its texts do not count."""
     new = await keys.create(name="ci", metadata=nested(32))
     assert (await keys.verify(new.token)).metadata == nested(32)
+
+
+async def test_an_engine_without_transactions_is_refused(tmp_path, secret):
+    """In AUTOCOMMIT a key would be written, or revoked, and its event could be lost."""
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{tmp_path / 'keys.db'}", isolation_level="AUTOCOMMIT"
+    )
+    with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
+        async with APIKeys(engine, prefix="acme", secret=secret):
+            pass
+    with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
+        await APIKeys(engine, prefix="acme", secret=secret).create(name="ci")
+    await engine.dispose()
+
+
+async def test_an_engine_that_begins_by_itself_is_accepted(tmp_path, secret):
+    """SQLAlchemy's own recipe for SQLite turns the driver's transactions off, and emits BEGIN."""
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'keys.db'}")
+
+    @sa.event.listens_for(engine.sync_engine, "connect")
+    def connect(connection, _record) -> None:
+        connection.isolation_level = None
+
+    @sa.event.listens_for(engine.sync_engine, "begin")
+    def begin(connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    async with APIKeys(engine, prefix="acme", secret=secret) as keys:
+        new = await keys.create(name="ci")
+        assert (await keys.revoke(new.key.id)).revoked_at
+    await engine.dispose()
+
+
+def test_an_engine_of_one_shared_connection_is_refused(tmp_path, secret):
+    """In a StaticPool a request that ends rolls back the revocation that another one makes."""
+    url = f"sqlite+aiosqlite:///{tmp_path / 'keys.db'}"
+    with pytest.raises(ConfigurationError, match="StaticPool"):
+        APIKeys(create_async_engine(url, poolclass=StaticPool), prefix="acme", secret=secret)

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import StaticPool
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from keylatch.errors import ConfigurationError, UnavailableError
@@ -107,10 +108,16 @@ class SQLAlchemyStore:
                 "a SQLite database in memory is another one in each connection: pass a file, or "
                 "use keylatch.memory.MemoryStore for tests"
             )
+        if isinstance(self._engine.pool, StaticPool):
+            raise ConfigurationError(
+                "a StaticPool shares one connection, so that requests undo each other's changes, "
+                "revocations among them: make the engine without it"
+            )
 
     async def open(self) -> None:
         """Makes the tables, where they are missing. ``UnavailableError`` if that cannot be."""
         async with self._transaction() as connection:
+            await _refuse_autocommit(connection)
             for table in metadata.sorted_tables:
                 await connection.execute(CreateTable(table, if_not_exists=True))
                 for index in sorted(table.indexes, key=lambda index: str(index.name)):
@@ -239,6 +246,17 @@ def _engine(database: str | AsyncEngine) -> AsyncEngine:
             "the database URL names a driver that is not asynchronous: write it like "
             "sqlite+aiosqlite:///keys.db"
         ) from None
+
+
+async def _refuse_autocommit(connection: AsyncConnection) -> None:
+    """Without transactions a key could be changed and its event be lost."""
+    driver = (await connection.get_raw_connection()).driver_connection
+    # A host that turns off the driver's own transactions may still begin them by itself.
+    if driver is not None and driver.isolation_level is None and not driver.in_transaction:
+        raise ConfigurationError(
+            "the engine commits each statement by itself: make it without the isolation level "
+            "AUTOCOMMIT"
+        )
 
 
 def _is_in_memory(url: sa.URL) -> bool:
