@@ -10,8 +10,10 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import StaticPool
 
 from keylatch import APIKey, APIKeys, Page, SecretRing
-from keylatch.errors import ConfigurationError
+from keylatch.errors import ConfigurationError, UnavailableError
 from keylatch.fastapi import APIKeyAuth
+from keylatch.memory import MemoryStore
+from keylatch.records import KeyEvent
 
 pytestmark = pytest.mark.anyio
 
@@ -142,3 +144,19 @@ def test_an_engine_of_one_shared_connection_is_refused(tmp_path, secret):
     url = f"sqlite+aiosqlite:///{tmp_path / 'keys.db'}"
     with pytest.raises(ConfigurationError, match="StaticPool"):
         APIKeys(create_async_engine(url, poolclass=StaticPool), prefix="acme", secret=secret)
+
+
+class ForgetfulStore(MemoryStore):
+    """A store that loses revocations, as one that writes to a replica would."""
+
+    async def revoke(self, event: KeyEvent) -> bool:
+        """Says that it did."""
+        return True
+
+
+async def test_a_lost_revocation_is_an_error(secret):
+    """Revoke never returns while the key goes on working."""
+    async with APIKeys(ForgetfulStore(), prefix="acme", secret=secret) as keys:
+        new = await keys.create(name="ci")
+        with pytest.raises(UnavailableError, match="revoke it again"):
+            await keys.revoke(new.key.id)

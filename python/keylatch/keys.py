@@ -270,7 +270,10 @@ class APIKeys:
             details={"reason": bounds.optional_text(reason, "reason")},
         )
         await self._store.revoke(event)
-        return await self.get(key_id)
+        revoked = await self.get(key_id)
+        if revoked.revoked_at is None:
+            raise UnavailableError("the revocation did not reach the database: revoke it again")
+        return revoked
 
     async def events(self, key_id: str) -> Sequence[KeyEvent]:
         """Reads the audit trail of a key, the oldest entry first.
