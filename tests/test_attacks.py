@@ -160,3 +160,21 @@ async def test_a_lost_revocation_is_an_error(secret):
         new = await keys.create(name="ci")
         with pytest.raises(UnavailableError, match="revoke it again"):
             await keys.revoke(new.key.id)
+
+
+class ClosedStore(MemoryStore):
+    """A store whose database is down."""
+
+    async def open(self) -> None:
+        """Fails."""
+        raise UnavailableError("connection refused")
+
+
+async def test_one_warning_says_that_nothing_was_started(secret, caplog):
+    """Even while the database is down, and each request tries to open it."""
+    keys = APIKeys(ClosedStore(), prefix="acme", secret=secret)
+    for _ in range(3):
+        with pytest.raises(UnavailableError):
+            await keys.list()
+    warnings = [record for record in caplog.records if "lifespan" in record.getMessage()]
+    assert len(warnings) == 1

@@ -78,6 +78,7 @@ class APIKeys:
         self._decoy = self._hasher.hash(Token.mint(prefix, self._ring))
         self._opened = False
         self._opening = asyncio.Lock()
+        self._warned = False
         self._unverifiable: set[str] = set()
 
     def __repr__(self) -> str:
@@ -314,10 +315,12 @@ class APIKeys:
             return
         async with self._opening:
             if not self._opened:
-                logger.warning(
-                    "these API keys were not started: use FastAPI(lifespan=keys.lifespan), or "
-                    "async with keys"
-                )
+                if not self._warned:
+                    self._warned = True
+                    logger.warning(
+                        "these API keys were not started: use FastAPI(lifespan=keys.lifespan), or "
+                        "async with keys"
+                    )
                 await self._store.open()
                 self._opened = True
 
