@@ -1,6 +1,8 @@
 """What an attacker, or an engineer in a hurry, tried against keylatch, and what came of it."""
 
 import json
+import traceback
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -9,11 +11,12 @@ from fastapi import FastAPI, Security
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import StaticPool
 
-from keylatch import APIKey, APIKeys, Page, SecretRing
+import keylatch
+from keylatch import APIKey, APIKeys, Hasher, Page, SecretRing, Token
 from keylatch.errors import ConfigurationError, UnavailableError
 from keylatch.fastapi import APIKeyAuth
 from keylatch.memory import MemoryStore
-from keylatch.records import KeyEvent
+from keylatch.records import KeyEvent, KeyRecord
 
 pytestmark = pytest.mark.anyio
 
@@ -178,3 +181,36 @@ async def test_one_warning_says_that_nothing_was_started(secret, caplog):
             await keys.list()
     warnings = [record for record in caplog.records if "lifespan" in record.getMessage()]
     assert len(warnings) == 1
+
+
+def assert_absent_from_locals(error: BaseException | None, text: str) -> None:
+    """Fails if a traceback with locals would show the text, in a frame of ours or behind it."""
+    while error is not None:
+        ours = False
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            ours |= frame.f_code.co_filename.startswith(str(Path(keylatch.__file__).parent))
+            assert not (ours and text in repr(frame.f_locals)), frame.f_code.co_qualname
+        error = error.__cause__ or error.__context__
+
+
+@pytest.mark.parametrize("scheme", ["hmac-sha256", "argon2id"])
+async def test_a_hash_that_cannot_be_verified_shows_in_no_traceback(store, secret, clock, scheme):
+    """A missing server secret is a 503, which error trackers record with the locals."""
+    other = SecretRing(SecretRing.generate("k2"))
+    token = Token.mint("acme", other)
+    stored = Hasher(other, scheme=scheme, memory_kib=7168, iterations=1).hash(token)
+    key = APIKey(
+        id=token.key_id,
+        prefix="acme",
+        name="ci",
+        owner=None,
+        scopes=frozenset(),
+        metadata={},
+        created_at=clock.now,
+    )
+    event = KeyEvent(key_id=key.id, at=clock.now, action="created", actor=None, details={})
+    async with APIKeys(store, prefix="acme", secret=secret) as keys:
+        await store.insert(KeyRecord(key, stored), event)
+        with pytest.raises(UnavailableError, match="server secret k2") as refused:
+            await keys.verify(token)
+    assert_absent_from_locals(refused.value, stored[-20:])

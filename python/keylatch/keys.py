@@ -191,7 +191,7 @@ class APIKeys:
             raise InvalidKeyError
         await self._ready()
         record = await self._store.load(parsed.key_id)
-        matches = await self._matches(parsed, self._decoy if record is None else record.hash)
+        matches = await self._matches(parsed, record)
         if record is None or not matches:
             raise InvalidKeyError
         key = record.key
@@ -294,11 +294,15 @@ class APIKeys:
             raise UnknownKeyError
         return record
 
-    async def _matches(self, token: Token, stored: str) -> bool:
+    async def _matches(self, token: Token, record: KeyRecord | None) -> bool:
+        # No local holds the stored hash, which a traceback with locals would show.
+        def verify() -> bool:
+            return self._hasher.verify(token, self._decoy if record is None else record.hash)
+
         try:
-            if stored.startswith("$argon2"):
-                return await asyncio.to_thread(self._hasher.verify, token, stored)
-            return self._hasher.verify(token, stored)
+            if record is not None and record.hash.startswith("$argon2"):
+                return await asyncio.to_thread(verify)
+            return verify()
         except InvalidHashError as error:
             self._report_once(token.key_id, str(error))
             raise UnavailableError(f"key {token.key_id} cannot be verified: {error}") from None
