@@ -1,6 +1,9 @@
 """What an attacker, or an engineer in a hurry, tried against keylatch, and what came of it."""
 
 import json
+import os
+import subprocess
+import sys
 import traceback
 from pathlib import Path
 from typing import Annotated, Any
@@ -214,3 +217,35 @@ async def test_a_hash_that_cannot_be_verified_shows_in_no_traceback(store, secre
         with pytest.raises(UnavailableError, match="server secret k2") as refused:
             await keys.verify(token)
     assert_absent_from_locals(refused.value, stored[-20:])
+
+
+FORK = """
+import asyncio, os, signal, sys
+from keylatch import APIKeys
+
+keys = APIKeys(sys.argv[1], prefix="acme")
+new = asyncio.run(keys.create(name="ci"))
+
+async def child():
+    await keys.verify(new.token)
+    await keys.create(name="made in the child")
+    await keys._store.close()
+
+process = os.fork()
+if process == 0:
+    signal.alarm(20)  # instead of hanging for ever
+    asyncio.run(child())
+    os._exit(0)
+_, status = os.waitpid(process, 0)
+assert status == 0, status
+assert len(asyncio.run(keys.list()).items) == 2
+asyncio.run(keys._store.close())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_worker_does_not_wait_for_its_parents_connections(tmp_path, secret):
+    """Keys used before a server forks its workers go on working, in them and in the parent."""
+    command = [sys.executable, "-c", FORK, f"sqlite+aiosqlite:///{tmp_path / 'keys.db'}"]
+    environment = os.environ | {"KEYLATCH_SECRET": secret}
+    subprocess.run(command, env=environment, check=True, timeout=60)

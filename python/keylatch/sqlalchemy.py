@@ -4,6 +4,7 @@ This version knows SQLite, through ``aiosqlite``. Tables are made at the first u
 """
 
 import logging
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
@@ -98,6 +99,7 @@ class SQLAlchemyStore:
     def __init__(self, database: str | AsyncEngine) -> None:
         self._owns_engine = not isinstance(database, AsyncEngine)
         self._engine = _engine(database)
+        self._process = os.getpid()
         if self._engine.dialect.name != "sqlite":
             raise ConfigurationError(
                 f"this version of keylatch keeps keys in SQLite only, not in "
@@ -126,6 +128,7 @@ class SQLAlchemyStore:
     async def close(self) -> None:
         """Closes the connections of an engine that was made here."""
         if self._owns_engine:
+            self._leave_inherited_connections()
             await self._engine.dispose()
 
     async def insert(self, record: KeyRecord, event: KeyEvent) -> None:
@@ -200,14 +203,23 @@ class SQLAlchemyStore:
             rows = (await connection.execute(query)).mappings().all()
             return [KeyEvent(**row) for row in rows]
 
+    def _leave_inherited_connections(self) -> None:
+        """After a fork: their threads stayed with the parent, so nothing would answer on them."""
+        if self._owns_engine and self._process != os.getpid():
+            self._process = os.getpid()
+            self._inherited = self._engine.pool  # closing them is the parent's business
+            self._engine.sync_engine.dispose(close=False)
+
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        self._leave_inherited_connections()
         with _database_errors():
             async with self._engine.begin() as connection:
                 yield connection
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
+        self._leave_inherited_connections()
         with _database_errors():
             async with self._engine.connect() as connection:
                 try:
