@@ -249,3 +249,10 @@ def test_a_forked_worker_does_not_wait_for_its_parents_connections(tmp_path, sec
     command = [sys.executable, "-c", FORK, f"sqlite+aiosqlite:///{tmp_path / 'keys.db'}"]
     environment = os.environ | {"KEYLATCH_SECRET": secret}
     subprocess.run(command, env=environment, check=True, timeout=60)
+
+
+@pytest.mark.parametrize("headers", ["X-Key", "Key", "X-API-Key"])
+async def test_one_header_name_is_no_list_of_letters(keys, headers):
+    """A bare text would make each of its letters a header that carries tokens."""
+    with pytest.raises(ConfigurationError, match="list of names"):
+        APIKeyAuth(keys, headers=headers)

@@ -82,6 +82,8 @@ class APIKeyAuth(SecurityBase):
             raise ConfigurationError(
                 "a realm is 1 to 64 printable ASCII characters without quotes or backslashes"
             )
+        if isinstance(headers, str):
+            raise ConfigurationError('headers is a list of names, such as ["X-API-Key"], not one')
         self.keys = keys
         self.scheme_name = scheme_name
         self._headers = TokenHeaders(bearer=bearer, names=list(headers))
