@@ -256,3 +256,10 @@ async def test_one_header_name_is_no_list_of_letters(keys, headers):
     """A bare text would make each of its letters a header that carries tokens."""
     with pytest.raises(ConfigurationError, match="list of names"):
         APIKeyAuth(keys, headers=headers)
+
+
+@pytest.mark.parametrize("cursor", [7, b"", ["a"]])
+async def test_a_cursor_of_another_type_is_a_type_error(keys, cursor):
+    """As for every other value that callers pass in."""
+    with pytest.raises(TypeError, match="cursor must be a str"):
+        await keys.list(cursor=cursor)

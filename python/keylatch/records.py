@@ -141,6 +141,8 @@ class Cursor:
     @classmethod
     def decode(cls, cursor: str) -> Self:
         """From text; ``ValueError`` for anything that :meth:`encode` did not write."""
+        if not isinstance(cursor, str):
+            raise TypeError(f"cursor must be a str, not {type(cursor).__name__}")
         try:
             text = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode("ascii")
             microseconds, _, key_id = text.partition(".")
