@@ -1,5 +1,7 @@
 """The demo, run as a newcomer runs it: a real process, and the curl lines it prints."""
 
+import importlib.util
+import json
 import os
 import re
 import signal
@@ -9,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -121,3 +124,31 @@ def test_a_port_that_is_none_is_said_so(tmp_path, port):
     )
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.anyio
+async def test_a_key_hands_on_no_more_than_it_has(tmp_path, secret, monkeypatch, ask):
+    """A key made with another key has none but its scopes, and does not outlive it."""
+    monkeypatch.setenv("KEYLATCH_SECRET", secret)
+    monkeypatch.setenv("DEMO_DATABASE", f"sqlite+aiosqlite:///{tmp_path / 'keys.db'}")
+    spec = importlib.util.spec_from_file_location("demo_app", SERVE.with_name("app.py"))
+    demo_app = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo_app)
+    async with demo_app.keys as keys:
+        caller = await keys.create(
+            name="ends", owner="u1", scopes=["keys:write"], expires_in=timedelta(hours=1)
+        )
+
+        async def post(scopes: list[str]):
+            headers = [
+                (b"content-type", b"application/json"),
+                (b"x-api-key", caller.token.encode()),
+            ]
+            body = json.dumps({"name": "mine", "scopes": scopes}).encode()
+            return await ask(demo_app.app, headers, path="/keys", method="POST", body=body)
+
+        assert (await post(["reports:read"])).status == 403
+        answer = await post(["keys:write"])
+        assert answer.status == 201
+        made = await keys.get(json.loads(answer.body)["id"])
+        assert (made.owner, made.expires_at) == ("u1", caller.key.expires_at)

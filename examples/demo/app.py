@@ -48,11 +48,17 @@ async def create_key(
     scopes: Annotated[list[str], Body()],
     response: Response,
 ) -> CreatedKey:
-    """Makes another key for the caller's owner, with none but the caller's scopes."""
+    """Makes another key for the caller's owner: it may do no more, and lives no longer."""
     if not caller.scopes.issuperset(scopes):
         raise HTTPException(403, "A key can only hand on scopes that it has")
     try:
-        new = await keys.create(name=name, owner=caller.owner, scopes=scopes, actor=caller.id)
+        new = await keys.create(
+            name=name,
+            owner=caller.owner,
+            scopes=scopes,
+            expires_at=caller.expires_at,
+            actor=caller.id,
+        )
     except ValueError as error:
         raise HTTPException(422, str(error)) from None
     response.headers["Cache-Control"] = "no-store"
