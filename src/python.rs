@@ -139,7 +139,7 @@ impl SecretRing {
             let name = if name.bytes().all(usual) { name } else { "of this name" };
             return Err(ConfigurationError::new_err(format!(
                 "the environment variable {name} is not set: make a server secret with \
-                 `keylatch secret` and put it there, or pass secret="
+                 `keylatch secret` or SecretRing.generate() and put it there, or pass secret="
             )));
         };
         Self::new(&value)
