@@ -1,7 +1,7 @@
 //! Strict extraction of one credential from raw ASGI headers.
 //! Knows nothing of what a credential means, nor of Python.
 
-/// More than this is refused unread: the longest token has 97 characters.
+/// A header longer than this is refused unread: the longest token has 97 characters.
 pub const MAX_CREDENTIAL_LEN: usize = 4096;
 /// How many headers, beside `Authorization`, may be named as sources.
 pub const MAX_NAMES: usize = 8;
@@ -55,19 +55,18 @@ impl Sources {
         values: impl Iterator<Item = (usize, &'a [u8])>,
     ) -> Result<&'a str, Refusal> {
         let mut found: Option<&[u8]> = None;
-        for (slot, value) in values {
-            let value = trim_blanks(value);
+        for (slot, raw) in values {
+            let value = trim_blanks(raw);
             let credential = if slot == 0 { bearer_credential(value) } else { Some(value) };
             let Some(credential) = credential.filter(|_| !value.is_empty()) else { continue };
+            let credential = if raw.len() > MAX_CREDENTIAL_LEN { b"" } else { credential };
             if found.is_some_and(|other| other != credential) {
                 return Err(Refusal::Ambiguous);
             }
             found = Some(credential);
         }
         let credential = found.ok_or(Refusal::Missing)?;
-        let readable = (1..=MAX_CREDENTIAL_LEN).contains(&credential.len())
-            && credential.iter().all(u8::is_ascii_graphic);
-        if !readable {
+        if credential.is_empty() || !credential.iter().all(u8::is_ascii_graphic) {
             return Err(Refusal::Invalid);
         }
         core::str::from_utf8(credential).map_err(|_| Refusal::Invalid)

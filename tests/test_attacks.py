@@ -81,7 +81,7 @@ async def test_routes_still_answer_with_keys_and_document_them(keys, ask):
 def test_a_secret_passed_for_the_name_of_a_variable_is_not_echoed(secret, name):
     """SecretRing.from_env(os.environ["KEYLATCH_SECRET"]) fails without saying the secret."""
     bare = secret.split(":")[1]
-    with pytest.raises(ConfigurationError, match="keylatch secret|not its value") as refused:
+    with pytest.raises(ConfigurationError, match=r"keylatch secret|not its value") as refused:
         SecretRing.from_env(name.format(secret=secret, bare=bare))
     assert bare not in str(refused.value)
 

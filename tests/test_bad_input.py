@@ -169,8 +169,8 @@ def test_the_secret_is_read_from_the_environment(monkeypatch, secret):
 @pytest.mark.parametrize(
     ("database", "text"),
     [
-        ("", "cannot be read"),
-        ("not a url", "cannot be read"),
+        ("", "pass a URL"),
+        ("not a url", "pass a URL"),
         ("nosuch://x", "no dialect"),
         ("sqlite+nosuch:///x.db", "no dialect"),
         ("postgresql+asyncpg://u:hunter2@db/x", "SQLite only|not installed"),
@@ -179,9 +179,9 @@ def test_the_secret_is_read_from_the_environment(monkeypatch, secret):
         ("sqlite+aiosqlite:///:memory:", "MemoryStore"),
         ("sqlite+aiosqlite:///file::memory:?uri=true", "MemoryStore"),
         ("sqlite+aiosqlite:///file:x?mode=memory&cache=shared&uri=true", "MemoryStore"),
-        (None, "pass the database"),
-        (7, "pass the database"),
-        (sa.create_engine("sqlite://"), "pass the database"),
+        (None, "pass a URL"),
+        (7, "pass a URL"),
+        (sa.create_engine("sqlite://"), "pass a URL"),
         (create_async_engine("sqlite+aiosqlite://"), "MemoryStore"),
     ],
 )
@@ -244,6 +244,21 @@ async def test_a_key_and_its_event_are_written_together(tmp_path, secret, change
             await (keys.create(name="ci") if change == "create" else keys.revoke(new.key.id))
         assert (await keys.list()).items == [new.key]
         assert await keys.verify(new.token) == new.key
+
+
+async def test_a_row_that_the_host_refuses_is_no_duplicate(tmp_path, secret):
+    """A trigger of the host's own is named as what failed, not taken for a colliding id."""
+    store = SQLAlchemyStore(url(tmp_path / "keys.db"))
+    async with APIKeys(store, prefix="acme", secret=secret) as keys:
+        async with store._engine.begin() as connection:
+            await connection.execute(
+                sa.text(
+                    "CREATE TRIGGER quota BEFORE INSERT ON api_keys "
+                    "BEGIN SELECT RAISE(ABORT, 'quota reached'); END"
+                )
+            )
+        with pytest.raises(UnavailableError, match="quota reached"):
+            await keys.create(name="ci")
 
 
 @pytest.mark.parametrize(

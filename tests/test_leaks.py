@@ -322,6 +322,19 @@ async def test_no_openapi_document_holds_a_canary(keys, canaries, ask):
     canaries.assert_absent("a key as JSON", answer.body)
 
 
+@pytest.mark.parametrize(
+    "url", ["nosuch://u:{}@db/x", "postgresql://u:{}@db/x", "u:{}@db", "sqlite+nosuch://u:{}@/x"]
+)
+async def test_the_password_of_a_database_shows_nowhere(canaries, secret, url):
+    """A URL that cannot be used is refused without being shown."""
+    password = SecretRing.generate().split(":")[1]
+    canaries.add(f"x_{password}")
+    hidden = [url.format(password)]
+    canaries.assert_absent_from_error(
+        await forced(lambda: APIKeys(hidden.pop(), prefix="acme", secret=secret))
+    )
+
+
 async def test_an_engine_of_ours_hides_parameters(tmp_path):
     """Even SQLAlchemy's echo shows no stored hash on an engine that was made here."""
     store = SQLAlchemyStore(f"sqlite+aiosqlite:///{tmp_path / 'keys.db'}")

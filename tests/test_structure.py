@@ -23,7 +23,8 @@ PYTHON_ARROWS = {
     "records": set(),
     "store": {"records"},
     "memory": {"records", "store"},
-    "sqlalchemy": {"errors", "records", "store"},
+    "tables": set(),
+    "sqlalchemy": {"errors", "records", "store", "tables"},
     "keys": {"_native", "bounds", "errors", "records", "store", "sqlalchemy"},
     "fastapi": {"_native", "bounds", "errors", "keys", "records"},
     "cli_output": {"errors", "records"},
@@ -52,6 +53,7 @@ RUST_ARROWS = {
 KNOW_PYO3 = {"python", "lib"}
 THIRD_PARTIES = {
     "sqlalchemy": {"sqlalchemy"},
+    "tables": {"sqlalchemy"},
     "fastapi": {"fastapi", "starlette"},
     "cli": {"typer"},
     "cli_commands": {"typer", "sqlalchemy"},

@@ -43,6 +43,7 @@ class APIKeys:
     """A collection of API keys in one database.
 
     Use it as ``async with keys:``, or hand ``keys.lifespan`` to ``FastAPI(lifespan=...)``.
+    ``verify`` accepts tokens of its prefix only; the other calls see every key of the database.
 
     Args:
         database: A URL such as ``sqlite+aiosqlite:///keys.db``, a SQLAlchemy AsyncEngine, or a
@@ -69,9 +70,10 @@ class APIKeys:
         self._prefix = prefix
         try:
             self._ring = _ring(secret)
+            self._store = _store(database)
         finally:
-            del secret  # a traceback with locals must not show it
-        self._store = _store(database)
+            # A traceback with locals must show neither; a URL may hold a password.
+            del secret, database
         self._hasher = Hasher(self._ring)
         self._clock = clock
         # What a token of an unknown id is compared with, so that it costs what a wrong secret does.
@@ -342,15 +344,18 @@ def _ring(secret: SecretRing | str | None) -> SecretRing:
 
 
 def _store(database: "str | AsyncEngine | Store") -> Store:
-    if isinstance(database, Store):
-        return database
     try:
+        if isinstance(database, Store):
+            return database
         from keylatch.sqlalchemy import SQLAlchemyStore
+
+        return SQLAlchemyStore(database)
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f'{error.name} is not installed: pip install "keylatch[fastapi]"'
         ) from None
-    return SQLAlchemyStore(database)
+    finally:
+        del database
 
 
 def _parse(token: str | Token) -> Token:

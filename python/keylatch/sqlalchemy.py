@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -20,69 +20,20 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from keylatch.errors import ConfigurationError, UnavailableError
 from keylatch.records import APIKey, Cursor, KeyEvent, KeyRecord, Status
 from keylatch.store import DuplicateKeyError
+from keylatch.tables import api_key_events, api_keys, metadata
+
+__all__ = ["SQLAlchemyStore", "metadata"]
 
 logger = logging.getLogger("keylatch")
-
-metadata = sa.MetaData()
-
-
-class UTCDateTime(sa.types.TypeDecorator[datetime]):
-    """An aware moment in UTC with microseconds, also on databases that keep no time zone."""
-
-    impl = sa.DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        """To the database: UTC."""
-        if value is None:
-            return None
-        if value.utcoffset() is None:
-            raise ValueError("a datetime must be aware")
-        return value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        """From the database: aware again."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-api_keys: Final = sa.Table(
-    "api_keys",
-    metadata,
-    sa.Column("id", sa.String(16), primary_key=True),
-    sa.Column("prefix", sa.String(24), nullable=False),
-    sa.Column("hash", sa.String(255), nullable=False),
-    sa.Column("name", sa.String(255), nullable=False),
-    sa.Column("owner", sa.String(255), index=True),
-    sa.Column("scopes", sa.JSON, nullable=False),
-    sa.Column("metadata", sa.JSON, nullable=False),
-    sa.Column("created_at", UTCDateTime, nullable=False),
-    sa.Column("updated_at", UTCDateTime, nullable=False, index=True),
-    sa.Column("expires_at", UTCDateTime),
-    sa.Column("revoked_at", UTCDateTime),
-    sa.Column("revoked_reason", sa.String(255)),
-    sa.Column("last_used_at", UTCDateTime),
-    sa.Column("use_count", sa.BigInteger, nullable=False, default=0),
-    sa.Column("successor", sa.String(16)),
-)
-
-api_key_events: Final = sa.Table(
-    "api_key_events",
-    metadata,
-    # SQLite counts by itself only in a column of the exact type INTEGER.
-    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
-    sa.Column("key_id", sa.String(16), nullable=False, index=True),
-    sa.Column("at", UTCDateTime, nullable=False),
-    sa.Column("action", sa.String(16), nullable=False),
-    sa.Column("actor", sa.String(255)),
-    sa.Column("details", sa.JSON, nullable=False),
-)
 
 _KEY_COLUMNS: Final = [api_keys.c[name] for name in APIKey.__dataclass_fields__]
 _LOAD: Final = sa.select(*_KEY_COLUMNS, api_keys.c.hash).where(
     api_keys.c.id == sa.bindparam("key_id")
 )
+
+
+class ConstraintError(UnavailableError):
+    """The database refused a row."""
 
 
 class SQLAlchemyStore:
@@ -98,7 +49,10 @@ class SQLAlchemyStore:
 
     def __init__(self, database: str | AsyncEngine) -> None:
         self._owns_engine = not isinstance(database, AsyncEngine)
-        self._engine = _engine(database)
+        try:
+            self._engine = _engine(database)
+        finally:
+            del database  # its password would show in a traceback with locals
         self._process = os.getpid()
         if self._engine.dialect.name != "sqlite":
             raise ConfigurationError(
@@ -136,12 +90,15 @@ class SQLAlchemyStore:
         key = record.key
         values = {name: getattr(key, name) for name in APIKey.__dataclass_fields__}
         values |= {"hash": record.hash, "scopes": sorted(key.scopes), "updated_at": key.created_at}
-        async with self._transaction() as connection:
-            try:
+        try:
+            async with self._transaction() as connection:
                 await connection.execute(sa.insert(api_keys).values(values))
-            except IntegrityError:
-                raise DuplicateKeyError from None
-            await connection.execute(_insert_event(event))
+                await connection.execute(_insert_event(event))
+        except ConstraintError:
+            # The id is taken; or something of the host's own, such as a trigger, refused the row.
+            if await self.load(key.id) is None:
+                raise
+            raise DuplicateKeyError from None
 
     async def load(self, key_id: str) -> KeyRecord | None:
         """Reads a key by its id."""
@@ -233,31 +190,28 @@ class SQLAlchemyStore:
 
 
 def _engine(database: str | AsyncEngine) -> AsyncEngine:
-    if isinstance(database, AsyncEngine):
-        return database
-    if not isinstance(database, str):
-        raise ConfigurationError(
-            "pass the database as a URL such as sqlite+aiosqlite:///keys.db, an AsyncEngine, or "
-            f"a Store; {type(database).__name__} is none of them"
-        )
-    # The errors below are not chained: they would show the URL, and it may hold a password.
+    # No error is chained, and no local stays: either would show the URL and its password.
     try:
+        if isinstance(database, AsyncEngine):
+            return database
         return create_async_engine(database, hide_parameters=True)
     except NoSuchModuleError:
-        raise ConfigurationError("SQLAlchemy knows no dialect of the database URL's name") from None
+        reason = "SQLAlchemy knows no dialect of the database URL's name"
     except ArgumentError:
-        raise ConfigurationError(
-            "the database URL cannot be read: write it like sqlite+aiosqlite:///keys.db"
-        ) from None
+        reason = (
+            "the database cannot be read as one: pass a URL such as sqlite+aiosqlite:///keys.db, "
+            "an AsyncEngine, or a Store"
+        )
     except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"the database driver is not installed: pip install {error.name}"
-        ) from None
+        reason = f"the database driver is not installed: pip install {error.name}"
     except sa.exc.InvalidRequestError:
-        raise ConfigurationError(
+        reason = (
             "the database URL names a driver that is not asynchronous: write it like "
             "sqlite+aiosqlite:///keys.db"
-        ) from None
+        )
+    finally:
+        del database
+    raise ConfigurationError(reason)
 
 
 async def _refuse_autocommit(connection: AsyncConnection) -> None:
@@ -284,7 +238,8 @@ def _database_errors() -> Iterator[None]:
     except (DBAPIError, PoolTimeoutError, OSError) as error:
         reason = error.orig if isinstance(error, DBAPIError) else error
         logger.error("the database failed: %s: %s", type(reason).__name__, reason)
-        raise UnavailableError(
+        kind = ConstraintError if isinstance(error, IntegrityError) else UnavailableError
+        raise kind(
             f"the database failed ({type(reason).__name__}: {reason}): check that it is there, "
             "that its disk has room, and that this process may write to it"
         ) from None

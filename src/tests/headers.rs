@@ -104,8 +104,20 @@ fn credentials_end_at_the_bound() {
     let longest = vec![b'a'; MAX_CREDENTIAL_LEN];
     assert_eq!(own(&longest).map(str::len), Ok(4096));
     assert_eq!(own(&[&longest[..], b"a"].concat()), Err(Refusal::Invalid));
-    assert_eq!(bearer(&[b"Bearer ", &longest[..]].concat()).map(str::len), Ok(4096));
-    assert_eq!(bearer(&[b"Bearer a", &longest[..]].concat()), Err(Refusal::Invalid));
+    assert_eq!(bearer(&[b"Bearer ", &longest[7..]].concat()).map(str::len), Ok(4089));
+    assert_eq!(bearer(&[b"Bearer ", &longest[6..]].concat()), Err(Refusal::Invalid));
+    let blanks = vec![b' '; MAX_CREDENTIAL_LEN];
+    assert_eq!(own(&[&blanks[..], b"abc"].concat()), Err(Refusal::Invalid));
+    assert_eq!(bearer(&[b"Bearer ", &blanks[..], b"abc"].concat()), Err(Refusal::Invalid));
+}
+
+/// What other schemes carry is not ours to measure: Kerberos tickets are long.
+#[test]
+fn another_scheme_may_be_long() {
+    let ticket = [b"Negotiate ", &vec![b'a'; 3 * MAX_CREDENTIAL_LEN][..]].concat();
+    assert_eq!(bearer(&ticket), Err(Refusal::Missing));
+    let values: [(usize, &[u8]); 2] = [(0, &ticket), (1, b"abc")];
+    assert_eq!(Sources::credential(values.into_iter()), Ok("abc"));
 }
 
 /// Two headers may say the same; what differs is ambiguous, even if one of them is no token.
