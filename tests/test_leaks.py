@@ -329,9 +329,9 @@ async def test_the_password_of_a_database_shows_nowhere(canaries, secret, url):
     """A URL that cannot be used is refused without being shown."""
     password = SecretRing.generate().split(":")[1]
     canaries.add(f"x_{password}")
-    hidden = [url.format(password)]
+    hidden, ring = [url.format(password)], SecretRing(secret)
     canaries.assert_absent_from_error(
-        await forced(lambda: APIKeys(hidden.pop(), prefix="acme", secret=secret))
+        await forced(lambda: APIKeys(hidden.pop(), prefix="acme", secret=ring))
     )
 
 
