@@ -10,7 +10,7 @@ use base64::{DecodeSliceError, Engine};
 use hmac::{Hmac, KeyInit, Mac};
 use rand::{TryCryptoRng, TryRng};
 use sha2::Sha256;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// HMAC-SHA256 with its key already absorbed: cloning it saves two of five SHA-256 blocks a use.
 pub type KeyedHmac = Hmac<Sha256>;
@@ -142,7 +142,7 @@ pub struct ServerSecret {
     kid: Kid,
     seal: KeyedHmac,
     hash: KeyedHmac,
-    argon2: Zeroizing<[u8; 32]>,
+    argon2: Zeroizing<Vec<u8>>,
 }
 
 impl ServerSecret {
@@ -150,8 +150,8 @@ impl ServerSecret {
         let root = keyed(secret);
         Self {
             kid,
-            seal: keyed(&*subkey(&root, b"seal")),
-            hash: keyed(&*subkey(&root, b"hash")),
+            seal: keyed(&subkey(&root, b"seal")),
+            hash: keyed(&subkey(&root, b"hash")),
             argon2: subkey(&root, b"argon2"),
         }
     }
@@ -260,7 +260,11 @@ fn keyed(key: &[u8]) -> KeyedHmac {
     KeyedHmac::new((&*block).into())
 }
 
-fn subkey(root: &KeyedHmac, label: &[u8]) -> Zeroizing<[u8; 32]> {
+/// A key on the heap, so that moving it about leaves no copy behind on the stack.
+fn subkey(root: &KeyedHmac, label: &[u8]) -> Zeroizing<Vec<u8>> {
     let mac = root.clone().chain_update(b"keylatch/v1/").chain_update(label);
-    Zeroizing::new(mac.finalize().into_bytes().into())
+    let mut tag = mac.finalize().into_bytes();
+    let key = Zeroizing::new(tag.to_vec());
+    tag.as_mut_slice().zeroize();
+    key
 }

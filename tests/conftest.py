@@ -1,6 +1,7 @@
 """What the tests share: a server secret, a clock that stands still, and keys in every store."""
 
 import os
+import shutil
 import socket
 import zlib
 from collections.abc import AsyncIterator, Callable
@@ -78,6 +79,16 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def curl() -> str:
+    """The program that READMEs show. Tests that need it are skipped without it, but in CI."""
+    path = shutil.which("curl")
+    if path is None and not os.environ.get("CI"):
+        pytest.skip("curl is not installed")
+    assert path
+    return path
 
 
 @pytest.fixture(scope="session")

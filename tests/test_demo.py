@@ -51,7 +51,7 @@ def curl_lines(said: str) -> list[tuple[int, str]]:
     ]
 
 
-def test_the_curl_lines_answer_what_they_promise(tmp_path, free_port):
+def test_the_curl_lines_answer_what_they_promise(tmp_path, free_port, curl):
     """Each line, pasted into a shell, answers the status in the comment above it."""
     data, port = tmp_path / "demo", free_port
     with demo(data, port) as (said, process):
@@ -63,7 +63,7 @@ def test_the_curl_lines_answer_what_they_promise(tmp_path, free_port):
             ).stdout
             assert answer.startswith(f"HTTP/1.1 {status} "), line
         docs = subprocess.run(
-            ["curl", "-s", f"http://127.0.0.1:{port}/docs"], check=True, capture_output=True
+            [curl, "-s", f"http://127.0.0.1:{port}/docs"], check=True, capture_output=True
         ).stdout
         assert b"swagger-ui" in docs
         assert f"http://127.0.0.1:{port}/docs" in said
@@ -78,7 +78,7 @@ def test_the_curl_lines_answer_what_they_promise(tmp_path, free_port):
         assert "Stopped" in output
 
 
-def test_a_second_run_finds_its_keys_again(tmp_path, free_port):
+def test_a_second_run_finds_its_keys_again(tmp_path, free_port, curl):
     """The keys of the first run still open, and the demo says why it shows new tokens."""
     data, port = tmp_path / "demo", free_port
     with demo(data, port) as (first, _):

@@ -17,12 +17,12 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
 
 
-def test_the_commands_run_as_written(tmp_path):
+def test_the_commands_run_as_written(tmp_path, curl):
     """From the server secret on, they do in a shell what the comments below them say."""
     for name in ("app.py", "manage.py"):
         shutil.copy(EXAMPLE / name, tmp_path)
     install, *commands = blocks("bash")
-    assert 'pip install "keylatch[fastapi]" uvicorn\n' in install
+    assert 'pip install "../..[fastapi]" uvicorn\n' in install
     script = "\n".join(["set -e", *commands])
     with socket.create_server(("127.0.0.1", 0)) as listener:
         # What differs: the port, one terminal instead of two, and the environment of the tests.

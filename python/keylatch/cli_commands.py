@@ -6,6 +6,7 @@ What goes wrong is raised: the entry point makes an exit code of it.
 import asyncio
 import os
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -235,8 +236,15 @@ def inspect(*, as_json: AsJSON = False) -> None:
 
 def _run(keys: APIKeys, action: Callable[[], Awaitable[T]]) -> T:
     async def opened() -> T:
-        async with keys:
-            return await action()
+        try:
+            async with keys:
+                return await action()
+        finally:
+            # aiosqlite lets the thread of a connection that failed run on. Outliving the loop,
+            # it would print a traceback.
+            for thread in threading.enumerate():
+                if "_connection_worker_thread" in thread.name:
+                    await asyncio.to_thread(thread.join, 1)
 
     return asyncio.run(opened())
 
