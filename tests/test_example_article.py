@@ -274,3 +274,17 @@ def test_a_removed_user_takes_the_keys_along(client, manage, library):
         answer = client.get("/user", headers=bearer(token))
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"].startswith("Bearer realm=")
+
+
+def test_processes_that_start_together_make_the_tables_once(tmp_path, environment):
+    """Workers and manage.py may all be first: none fails because another has made a table."""
+    command = [sys.executable, EXAMPLE / "manage.py", "add-user"]
+    started = [
+        subprocess.Popen(
+            [*command, f"user-{number}"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE
+        )
+        for number in range(6)
+    ]
+    tokens = [process.communicate(timeout=60)[0].decode().strip() for process in started]
+    assert [process.returncode for process in started] == [0] * 6
+    assert len({parse(token).key_id for token in tokens}) == 6
