@@ -36,6 +36,12 @@ class Terminal:
         if "hidden" in question:
             assert self.child.waitnoecho()
         self.child.sendintr()
+        # A signal between the question and the read that follows it is seen with the next one.
+        for _ in range(60):
+            if self.child.expect([pexpect.EOF, pexpect.TIMEOUT], timeout=1) == 0:
+                self.shown += self.child.before
+                break
+            self.child.sendintr()
 
     def end(self):
         """Returns the exit code, once it has ended."""
