@@ -93,6 +93,23 @@ def test_a_second_run_finds_its_keys_again(tmp_path, free_port, curl):
             assert answer.startswith(f"HTTP/1.1 {status} "), line
 
 
+def test_a_lost_server_secret_is_said_so(tmp_path, free_port):
+    """Keys whose secret is gone can never open again: the demo does not pretend that they do."""
+    data = tmp_path / "demo"
+    with demo(data, free_port):
+        (data / "secret").unlink()
+    result = subprocess.run(
+        [sys.executable, SERVE, "--port", str(free_port), "--data", data],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert result.returncode == 1
+    assert f"remove {data} and start anew" in result.stderr
+    assert not (data / "secret").exists()
+
+
 def test_a_port_that_is_taken_is_said_so(tmp_path):
     """The demo names the port and how to choose another."""
     with socket.socket() as taken:

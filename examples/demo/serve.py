@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import tempfile
 from pathlib import Path
 
 import uvicorn
@@ -60,14 +61,17 @@ def listen(port: int) -> socket.socket:
 
 def server_secret(path: Path) -> str:
     """Reads the demo's server secret, or makes one that only this user can read."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text()
-    secret = SecretRing.generate()
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secret)
-    return secret
+    if not path.exists():
+        if path.with_name("keys.db").exists():
+            raise SystemExit(
+                f"{path} is gone, and the keys beside it need it: "
+                f"remove {path.parent} and start anew"
+            )
+        # Written aside, with mode 0600, and moved: a demo that dies leaves no half of a secret.
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            file.write(SecretRing.generate())
+        Path(file.name).rename(path)
+    return path.read_text()
 
 
 async def prepare(data: Path, port: int) -> str:
