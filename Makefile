@@ -7,6 +7,9 @@ WHEELS := target/wheels
 RUST := $(wildcard src/*.rs) Cargo.toml Cargo.lock pyproject.toml
 SOURCES := $(RUST) $(wildcard python/keylatch/*)
 
+# cargo and maturin take the `python3` that they find: the environment's, which is new enough.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
 .PHONY: help demo test check fmt lint rust-test python-test stubs bench clean
 
 help: ## Lists the targets.
@@ -20,7 +23,7 @@ test: rust-test python-test ## Runs all tests.
 
 check: lint test ## Exactly what CI runs.
 
-rust-test:
+rust-test: $(VENV)/.pip
 	cargo test --locked --quiet
 
 python-test: $(VENV)/.wheel $(VENV)/.dev
