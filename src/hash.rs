@@ -40,7 +40,7 @@ impl fmt::Display for HashError {
             ),
             Self::Malformed => f.write_str(
                 "the stored hash is malformed: store the whole string that hash() returned, \
-                 in a column of at least 256 characters",
+                 in a column of at least 255 characters",
             ),
             Self::Cost => write!(
                 f,

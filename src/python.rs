@@ -91,7 +91,8 @@ fn names(list: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
 
 /// The server secrets of a deployment, the active one first.
 ///
-/// The active secret mints and hashes; the others only verify. Each secret is at least 32 bytes.
+/// The active secret mints and hashes; the others only verify. Each secret has 32 to 64
+/// bytes, at least 16 of them different: fewer are no random ones.
 /// Memory is wiped when the ring goes; `repr` shows the kids only; it cannot be pickled.
 ///
 /// Args:
@@ -341,7 +342,7 @@ impl Hasher {
     ///     token: 1 to 4096 bytes of UTF-8, in any format.
     ///
     /// Returns:
-    ///     A PHC string of at most 256 characters for the database.
+    ///     A PHC string of at most 255 characters for the database.
     ///
     /// Raises:
     ///     InvalidTokenError: The token is empty, longer than 4096 bytes, or no Unicode text.

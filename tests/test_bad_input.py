@@ -133,6 +133,25 @@ def test_no_cursor_breaks_list(cursor):
         assert asyncio.run(keys.list(cursor=cursor)).items == []
 
 
+ANYTHING = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary()
+VALUES = {
+    "owner": ANYTHING,
+    "actor": ANYTHING,
+    "scopes": ANYTHING | st.lists(ANYTHING),
+    "metadata": ANYTHING | st.dictionaries(st.text() | st.integers(), ANYTHING),
+    "expires_in": ANYTHING | st.timedeltas(),
+    "expires_at": ANYTHING | st.datetimes(timezones=st.none() | st.timezones()),
+}
+
+
+@given(values=st.fixed_dictionaries({"name": ANYTHING}, optional=VALUES))
+def test_create_raises_what_it_documents_and_nothing_else(values):
+    """Whatever is passed, a key is made, or a ValueError or TypeError says why not."""
+    keys = APIKeys(MemoryStore(), prefix="acme", secret=SecretRing.generate())
+    with contextlib.suppress(ValueError, TypeError):
+        assert asyncio.run(keys.create(**values)).token
+
+
 @given(token=st.text() | st.text(alphabet="abc_01", min_size=70, max_size=100))
 def test_no_token_breaks_verify(token):
     """Any text for a token is refused as a token."""

@@ -1,6 +1,7 @@
 """The life of a key, the same in every store."""
 
 import asyncio
+import threading
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -316,6 +317,68 @@ async def test_an_argon2id_row_verifies_too(store, secret, clock, wrong_secret):
         assert (await keys.verify(token)).id == token.key_id
         with pytest.raises(InvalidKeyError):
             await keys.verify(wrong_secret(token.reveal()))
+
+
+async def test_argon2id_never_runs_on_the_event_loop(store, secret, clock):
+    """An argon2id row is verified in another thread, so that other requests go on."""
+    ring = SecretRing(secret)
+    hasher = Hasher(ring, scheme="argon2id", memory_kib=7168, iterations=1)
+    token = Token.mint("acme", ring)
+    event = KeyEvent(key_id=token.key_id, at=clock.now, action="created", actor=None, details={})
+    async with APIKeys(store, prefix="acme", secret=ring) as keys:
+        await store.insert(KeyRecord(plain_key(token.key_id, clock.now), hasher.hash(token)), event)
+        keys._hasher = seen = SeenHasher(keys._hasher)
+        assert await keys.verify(token)
+        assert await keys.verify((await keys.create(name="ci")).token)
+    assert seen.threads == [False, True], "argon2id beside the loop, hmac on it"
+
+
+async def test_an_unknown_id_costs_what_a_wrong_secret_costs(keys, secret, wrong_secret):
+    """Both are compared with a stored hash of the same scheme, once."""
+    new = await keys.create(name="ci")
+    keys._hasher = seen = SeenHasher(keys._hasher)
+    for token in (Token.mint("acme_live", SecretRing(secret)), wrong_secret(new.token)):
+        with pytest.raises(InvalidKeyError):
+            await keys.verify(token)
+    assert [stored.split("$")[1:4] for stored in seen.stored] == [
+        ["hmac-sha256", "v=1", "kid=k1"]
+    ] * 2
+
+
+class SeenHasher:
+    """A hasher that tells what it was asked, and whether in the main thread."""
+
+    def __init__(self, hasher: Hasher) -> None:
+        self.hash = hasher.hash
+        self._verify = hasher.verify
+        self.stored: list[str] = []
+        self.threads: list[bool] = []
+
+    def verify(self, token: Token, stored: str) -> bool:
+        """Verifies, and remembers."""
+        self.stored.append(stored)
+        self.threads.append(threading.current_thread() is threading.main_thread())
+        return self._verify(token, stored)
+
+
+class DownStore(MemoryStore):
+    """A store that cannot be opened, after a while."""
+
+    async def open(self) -> None:
+        """Fails."""
+        await asyncio.sleep(0)
+        raise UnavailableError("down")
+
+
+def test_unstarted_keys_may_be_used_from_several_loops(secret):
+    """Whatever fails fails as documented, in the second event loop as in the first."""
+    keys = APIKeys(DownStore(), prefix="acme", secret=secret)
+
+    async def three() -> list[object]:
+        return await asyncio.gather(*(keys.list() for _ in range(3)), return_exceptions=True)
+
+    for _ in range(2):
+        assert {type(error) for error in asyncio.run(three())} == {UnavailableError}
 
 
 def plain_key(key_id: str, now: datetime) -> APIKey:

@@ -46,7 +46,10 @@ def scopes(values: Iterable[str]) -> frozenset[str]:
     """Checks scope names: at most 64, each ``[A-Za-z0-9][A-Za-z0-9:._/-]{0,63}``."""
     if isinstance(values, str | bytes):
         raise TypeError('scopes must be a list of names, such as ["items:read"], not one string')
-    names = frozenset(values)
+    try:
+        names = frozenset(values)
+    except TypeError:
+        raise TypeError('scopes must be a list of names, such as ["items:read"]') from None
     for name in names:
         if not isinstance(name, str):
             raise TypeError(f"a scope must be a str, not {type(name).__name__}")

@@ -84,9 +84,10 @@ class APIKeyAuth(SecurityBase):
             )
         if isinstance(headers, str):
             raise ConfigurationError('headers is a list of names, such as ["X-API-Key"], not one')
+        headers = list(headers)
         self.keys = keys
         self.scheme_name = scheme_name
-        self._headers = TokenHeaders(bearer=bearer, names=list(headers))
+        self._headers = TokenHeaders(bearer=bearer, names=headers)
         self._challenge = f'{"Bearer" if bearer else "APIKey"} realm="{realm}"'
         self.model = (
             BearerScheme(description=_description(headers))

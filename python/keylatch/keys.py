@@ -79,7 +79,6 @@ class APIKeys:
         # What a token of an unknown id is compared with, so that it costs what a wrong secret does.
         self._decoy = self._hasher.hash(Token.mint(prefix, self._ring))
         self._opened = False
-        self._opening = asyncio.Lock()
         self._warned = False
         self._unverifiable: set[str] = set()
 
@@ -92,9 +91,8 @@ class APIKeys:
         return self._prefix
 
     async def __aenter__(self) -> Self:
-        async with self._opening:
-            await self._store.open()
-            self._opened = True
+        await self._store.open()
+        self._opened = True
         return self
 
     async def __aexit__(
@@ -139,6 +137,7 @@ class APIKeys:
 
         Raises:
             ValueError: A value is outside its bounds; the text names them.
+            TypeError: A value is of another type than the annotation says.
             UnavailableError: The database failed; nothing was written that would open anything.
             OSError: The operating system gave no random bytes.
         """
@@ -183,6 +182,7 @@ class APIKeys:
             UnavailableError: The database failed, or the stored hash needs a server secret that
                 is not in the ring: there is no telling.
             ValueError: A needed scope is malformed.
+            TypeError: The token is no str.
         """
         try:
             parsed = _parse(token)
@@ -207,7 +207,12 @@ class APIKeys:
         return key
 
     async def get(self, key_id: str) -> APIKey:
-        """Reads a key. ``UnknownKeyError`` if there is none of this id."""
+        """Reads a key.
+
+        Raises:
+            UnknownKeyError: No key has this id.
+            UnavailableError: The database failed.
+        """
         key_id = _key_id_or_nothing(key_id)
         return (await self._load(key_id)).key
 
@@ -229,9 +234,10 @@ class APIKeys:
 
         Raises:
             ValueError: A filter, the limit or the cursor is not one.
+            TypeError: One is of another type than the annotation says.
             UnavailableError: The database failed.
         """
-        if status not in {None, "active", "expired", "revoked"}:
+        if status not in (None, "active", "expired", "revoked"):
             raise ValueError("status must be active, expired or revoked")
         limit = bounds.page_limit(limit)
         after = None if cursor is None else Cursor.decode(cursor)
@@ -261,10 +267,10 @@ class APIKeys:
 
         Raises:
             UnknownKeyError: No key has this id.
+            ValueError: The reason or the actor is outside its bounds.
             UnavailableError: The database failed.
         """
         key_id = _key_id_or_nothing(key_id)
-        await self._load(key_id)
         event = KeyEvent(
             key_id=key_id,
             at=self._now(),
@@ -272,6 +278,7 @@ class APIKeys:
             actor=bounds.optional_text(actor, "actor"),
             details={"reason": bounds.optional_text(reason, "reason")},
         )
+        await self._ready()
         await self._store.revoke(event)
         revoked = await self.get(key_id)
         if revoked.revoked_at is None:
@@ -319,16 +326,14 @@ class APIKeys:
     async def _ready(self) -> None:
         if self._opened:
             return
-        async with self._opening:
-            if not self._opened:
-                if not self._warned:
-                    self._warned = True
-                    logger.warning(
-                        "these API keys were not started: use FastAPI(lifespan=keys.lifespan), or "
-                        "async with keys"
-                    )
-                await self._store.open()
-                self._opened = True
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "these API keys were not started: use FastAPI(lifespan=keys.lifespan), or "
+                "async with keys"
+            )
+        await self._store.open()
+        self._opened = True
 
     def _now(self) -> datetime:
         return bounds.utc(self._clock(), "the clock's time")

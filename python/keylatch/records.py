@@ -1,4 +1,7 @@
-"""What keys, events and pages look like. Knows nothing of stores or frameworks."""
+"""What keys, events and pages look like. Knows nothing of stores.
+
+Of frameworks it knows one thing, without importing any: how to keep Pydantic from reading a key.
+"""
 
 import base64
 import binascii
@@ -146,9 +149,12 @@ class Cursor:
         try:
             text = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode("ascii")
             microseconds, _, key_id = text.partition(".")
-            return cls(_EPOCH + timedelta(microseconds=int(microseconds)), key_id)
+            place = cls(_EPOCH + timedelta(microseconds=int(microseconds)), key_id)
         except (binascii.Error, UnicodeError, ValueError, OverflowError):
-            raise ValueError("cursor must be the next_cursor of an earlier page") from None
+            place = None
+        if place is None or place.encode() != cursor:
+            raise ValueError("cursor must be the next_cursor of an earlier page")
+        return place
 
 
 @dataclass(frozen=True, slots=True)
