@@ -219,6 +219,43 @@ async def test_the_openapi_document_shows_the_scheme_and_the_scopes(app, ask):
     }
 
 
+async def test_a_started_application_documents_every_header(keys, ask):
+    """With keys.lifespan either header is a scheme of its own, and either of them will do."""
+    app = FastAPI(lifespan=keys.lifespan)
+    auth = APIKeyAuth(keys, headers=["X-API-Key", "X-Acme!Key"], scheme_name="Partner")
+
+    @app.get("/open")
+    async def open_() -> None: ...
+
+    @app.get("/")
+    async def route(key: Annotated[APIKey, Security(auth, scopes=["a"])]) -> None: ...
+
+    for _ in range(2):  # a test client, for one, starts an application more than once
+        async with app.router.lifespan_context(app):
+            document = json.loads((await ask(app, path="/openapi.json")).body)
+        schemes = document["components"]["securitySchemes"]
+        assert schemes.pop("Partner")["scheme"] == "bearer"
+        assert schemes == {
+            "Partner-X-API-Key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            "Partner-X-Acme_Key": {"type": "apiKey", "in": "header", "name": "X-Acme!Key"},
+        }
+        assert "security" not in document["paths"]["/open"]["get"]
+        assert document["paths"]["/"]["get"]["security"] == [
+            {"Partner": ["a"]},
+            {"Partner-X-API-Key": ["a"]},
+            {"Partner-X-Acme_Key": ["a"]},
+        ]
+
+
+async def test_an_application_without_routes_of_ours_is_documented_as_it_was(keys, ask):
+    """The lifespan adds no scheme that no route uses."""
+    app = FastAPI(lifespan=keys.lifespan)
+    APIKeyAuth(keys)
+    async with app.router.lifespan_context(app):
+        document = json.loads((await ask(app, path="/openapi.json")).body)
+    assert "components" not in document
+
+
 async def test_a_header_alone_can_carry_the_token(keys, ask):
     """Without Bearer the scheme is the header, in the document and in the challenge."""
     app = FastAPI()

@@ -6,9 +6,10 @@ Knows FastAPI and the collection of keys. (No postponed annotations here: FastAP
 import functools
 import re
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
+from weakref import WeakSet
 
-from fastapi import HTTPException
+from fastapi import FastAPI, HTTPException
 from fastapi.openapi.models import APIKey as APIKeyScheme
 from fastapi.openapi.models import HTTPBearer as BearerScheme
 from fastapi.security import SecurityScopes
@@ -31,6 +32,8 @@ from keylatch.errors import (
 from keylatch.keys import APIKeys
 from keylatch.records import APIKey
 
+# What the name of a component of an OpenAPI document may not hold (OpenAPI 3.1, section 4.8.7).
+_NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]")
 # The characters of a quoted-string (RFC 9110, section 5.6.4) that need no escape.
 _REALM: Final = re.compile(r"[\x20!\x23-\x5b\x5d-\x7e]{1,64}")
 
@@ -57,6 +60,9 @@ class APIKeyAuth(SecurityBase):
 
     Takes the token from the request's headers only, never from its query string. Answers 401,
     403, 400 or 503 as RFC 6750 and RFC 9110 have it.
+
+    The OpenAPI document shows one scheme for a dependency, which is all that FastAPI has a place
+    for; an application with ``lifespan=keys.lifespan`` shows one for each header as well.
 
     Args:
         keys: The collection that the keys belong to.
@@ -89,11 +95,13 @@ class APIKeyAuth(SecurityBase):
         self.scheme_name = scheme_name
         self._headers = TokenHeaders(bearer=bearer, names=headers)
         self._challenge = f'{"Bearer" if bearer else "APIKey"} realm="{realm}"'
-        self.model = (
-            BearerScheme(description=_description(headers))
-            if bearer
-            else APIKeyScheme.model_validate({"in": "header", "name": headers[0]})
-        )
+        schemes = [_header_scheme(name) for name in headers]
+        self.model = BearerScheme(description=_description(headers)) if bearer else schemes.pop(0)
+        self._other_schemes = {
+            f"{scheme_name}-{_NOT_IN_NAMES.sub('_', scheme.name)}": scheme for scheme in schemes
+        }
+        self._documented: WeakSet[FastAPI] = WeakSet()
+        keys.on_startup(self._document)
 
     def __repr__(self) -> str:
         return f"APIKeyAuth({self.keys!r})"
@@ -106,6 +114,40 @@ class APIKeyAuth(SecurityBase):
             return await self.keys.verify(token, scopes=required)
         except (AuthenticationError, UnavailableError) as error:
             raise self._refusal(error) from error
+
+    def _document(self, app: object) -> None:
+        """Has an application's OpenAPI document show every header that may carry the token."""
+        if not isinstance(app, FastAPI) or app in self._documented:
+            return
+        self._documented.add(app)
+        document = app.openapi
+
+        def openapi() -> dict[str, Any]:
+            written = document()
+            self._add_other_schemes(written)
+            return written
+
+        # FastAPI's own way of extending the document.
+        app.openapi = openapi  # type: ignore[method-assign]
+
+    def _add_other_schemes(self, document: dict[str, Any]) -> None:
+        schemes = document.get("components", {}).get("securitySchemes", {})
+        if self.scheme_name not in schemes:
+            return
+        for name, scheme in self._other_schemes.items():
+            schemes[name] = scheme.model_dump(mode="json", by_alias=True, exclude_none=True)
+        operations = [
+            operation
+            for path in document.get("paths", {}).values()
+            for operation in path.values()
+            if isinstance(operation, dict)
+        ]
+        for operation in operations:
+            either = operation.get("security", [])
+            for need in list(either):
+                if self.scheme_name in need:
+                    others = [{name: need[self.scheme_name]} for name in self._other_schemes]
+                    either += [other for other in others if other not in either]
 
     def _refusal(self, error: AuthenticationError | UnavailableError) -> RefusedError:
         match error:
@@ -129,6 +171,10 @@ class APIKeyAuth(SecurityBase):
 def _required(scopes: tuple[str, ...]) -> frozenset[str]:
     """Checks the scopes that a route asks for, once: a malformed one is the route's mistake."""
     return bounds.scopes(scopes)
+
+
+def _header_scheme(name: str) -> APIKeyScheme:
+    return APIKeyScheme.model_validate({"in": "header", "name": name})
 
 
 def _description(headers: Iterable[str]) -> str:

@@ -81,6 +81,7 @@ class APIKeys:
         self._opened = False
         self._warned = False
         self._unverifiable: set[str] = set()
+        self._startup_hooks: list[Callable[[object], None]] = []
 
     def __repr__(self) -> str:
         return f"APIKeys(prefix={self._prefix!r})"
@@ -107,8 +108,14 @@ class APIKeys:
     @asynccontextmanager
     async def lifespan(self, app: object) -> AsyncIterator[None]:
         """Opens and closes the collection with an ASGI application: ``FastAPI(lifespan=...)``."""
+        for hook in self._startup_hooks:
+            hook(app)
         async with self:
             yield
+
+    def on_startup(self, hook: Callable[[object], None]) -> None:
+        """Has ``hook(app)`` called when an application starts whose lifespan this is."""
+        self._startup_hooks.append(hook)
 
     async def create(
         self,
