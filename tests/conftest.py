@@ -4,12 +4,13 @@ import os
 import shutil
 import socket
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import databases
 import pytest
 from hypothesis import settings
 
@@ -21,6 +22,16 @@ from keylatch.store import Store
 settings.register_profile("ci", derandomize=True, database=None, deadline=None)
 settings.register_profile("local", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Names the servers that tests had to do without."""
+    databases.summarise(terminalreporter)
+
+
+def pytest_sessionfinish() -> None:
+    """Leaves nothing on the servers."""
+    databases.close_servers()
 
 
 @dataclass
@@ -54,6 +65,19 @@ def clock() -> Clock:
 def secret() -> str:
     """A server secret as it stands in the environment."""
     return SecretRing.generate()
+
+
+@pytest.fixture(params=databases.ENGINES)
+def engine_name(request: pytest.FixtureRequest) -> str:
+    """Each kind of database and driver; a test that wants some of them only parametrizes it."""
+    return str(request.param)
+
+
+@pytest.fixture
+def database_url(engine_name: str) -> Iterator[str]:
+    """An empty database of that kind, for one test."""
+    with databases.empty_database(engine_name) as url:
+        yield url
 
 
 @pytest.fixture(params=["memory", "sqlite"])
