@@ -15,6 +15,16 @@ from sqlalchemy.exc import OperationalError
 
 PREFIX = "keylatch_test_"
 CONNECT_TIMEOUT = 5  # seconds
+# Leaves a PostgreSQL database as it was made, with one schema that everybody may look into.
+EMPTY = """
+DO $$ DECLARE name text; BEGIN
+    FOR name IN SELECT quote_ident(nspname) FROM pg_namespace
+        WHERE NOT starts_with(nspname, 'pg_') AND nspname <> 'information_schema'
+    LOOP EXECUTE 'DROP SCHEMA ' || name || ' CASCADE'; END LOOP;
+END $$;
+CREATE SCHEMA public AUTHORIZATION pg_database_owner;
+GRANT USAGE ON SCHEMA public TO PUBLIC
+"""
 
 
 class Server:
@@ -172,7 +182,7 @@ class Postgres(Server):
     def clear(self, name: str) -> None:
         """Empties the database and keeps it for the next loan."""
         with self.connect(self.url().set(database=name)) as inside:
-            inside.exec_driver_sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+            inside.exec_driver_sql(EMPTY)
         self.idle.append(name)
 
     def close(self) -> None:
