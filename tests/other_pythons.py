@@ -1,5 +1,6 @@
 """Runs the tests against the same wheel on every other Python that is installed here.
 
+On a free-threaded Python, which needs a wheel of its own, runs those of the native core.
 Usage: other_pythons.py DIRECTORY-OF-THE-WHEEL. Looks for the interpreters on PATH and under
 pyenv; names those that it did not find.
 """
@@ -11,61 +12,92 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+TARGET = ROOT / "target"
 SUPPORTED = ["3.11", "3.12", "3.13"]
+# PyO3 knows none before 3.14t. Few have one, so that CI does not insist on them.
+FREE_THREADED = ["3.14t", "3.15t"]
 # What depends on the tools of the main environment rather than on the Python at hand.
 LEFT_OUT = ["tests/test_readme.py", "tests/test_benches.py"]
+VERSION = "import sys; print('%d.%d' % sys.version_info[:2] + sys.abiflags.replace('d', ''))"
 
 
 def find(version: str) -> str | None:
     """An interpreter of that version that starts."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     candidates = [shutil.which(f"python{version}")]
-    candidates += [str(path) for path in sorted(pyenv.glob(f"{version}.*/bin/python"))]
+    candidates += [str(path) for path in sorted(pyenv.glob(f"{version.rstrip('t')}*/bin/python"))]
     for candidate in filter(None, candidates):
-        probe = [candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+        probe = [candidate, "-c", VERSION]
         result = subprocess.run(probe, capture_output=True, text=True, check=False)
         if result.stdout.strip() == version:
             return candidate
     return None
 
 
-def run(version: str, interpreter: str, wheel: Path) -> None:
-    """Installs the wheel into an environment of that Python, and runs the tests there."""
-    environment = ROOT / "target" / f"venv-{version}"
+def install(version: str, interpreter: str, wheel: Path, *needed: str) -> Path:
+    """An environment of that Python with the wheel and what is needed beside it."""
+    environment = TARGET / f"venv-{version}"
     if not environment.exists():
         subprocess.run([interpreter, "-m", "venv", environment], check=True)
     python = environment / "bin" / "python"
     pip = [python, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--upgrade", "pip>=25.1"], check=True)
     subprocess.run([*pip, "--force-reinstall", "--no-deps", wheel], check=True)
-    constraints = ["--constraint", ROOT / "constraints.txt"]
-    extras = f"{wheel}[fastapi,cli]"
-    subprocess.run(
-        [*pip, *constraints, extras, "--group", f"{ROOT}/pyproject.toml:test"], check=True
-    )
+    subprocess.run([*pip, "--constraint", ROOT / "constraints.txt", *needed], check=True)
+    return python
+
+
+def run(version: str, interpreter: str, wheel: Path) -> None:
+    """Runs the tests against the wheel on that Python."""
+    group = f"--group={ROOT}/pyproject.toml:test"
+    python = install(version, interpreter, wheel, f"{wheel}[fastapi,cli]", group)
     ignored = [f"--ignore={path}" for path in LEFT_OUT]
     subprocess.run([python, "-m", "pytest", "-q", *ignored], check=True, cwd=ROOT)
 
 
+def run_free_threaded(version: str, interpreter: str) -> None:
+    """Builds a wheel for that Python only, and runs the native core's tests without the GIL."""
+    wheels = TARGET / "wheels-t"
+    shutil.rmtree(wheels, ignore_errors=True)
+    build = [sys.executable, "-m", "maturin", "build", "--quiet", "--release", "--locked"]
+    # Apart from the other builds: for another interpreter cargo compiles PyO3 anew.
+    build += ["--target-dir", str(TARGET / "free-threaded"), "--out", str(wheels)]
+    subprocess.run([*build, "--interpreter", interpreter], check=True, cwd=ROOT)
+    (wheel,) = wheels.glob("*.whl")
+    python = install(version, interpreter, wheel, "pytest", "hypothesis", "argon2-cffi")
+    # On its own, and past PYTHON_GIL: a module that needs the GIL turns it on when imported.
+    probe = "import sys, keylatch._native; sys.exit(sys._is_gil_enabled())"
+    subprocess.run([python, "-I", "-W", "error", "-c", probe], check=True)
+    # These tests need nothing of conftest.py, which brings along what databases need.
+    pytest = [python, "-m", "pytest", "-q", "--noconftest", "--hypothesis-profile=ci"]
+    tests = sorted(ROOT.glob("tests/test_native_*.py"))
+    without_gil = os.environ | {"PYTHON_GIL": "0"}
+    subprocess.run([*pytest, *tests], check=True, cwd=ROOT, env=without_gil)
+
+
 def main() -> None:
-    """Tries each supported Python but the one that runs this."""
+    """Tries each of these Pythons but the one that runs this."""
     (wheel,) = Path(sys.argv[1]).glob("*.whl")
     missing = []
-    for version in SUPPORTED:
+    for version in SUPPORTED + FREE_THREADED:
         if version == f"{sys.version_info.major}.{sys.version_info.minor}":
             continue
         interpreter = find(version)
         if interpreter is None:
             missing.append(version)
             continue
-        print(f"The same wheel on Python {version}:", flush=True)
         try:
-            run(version, interpreter, wheel)
+            if version in FREE_THREADED:
+                print(f"The native core on free-threaded Python {version}:", flush=True)
+                run_free_threaded(version, interpreter)
+            else:
+                print(f"The same wheel on Python {version}:", flush=True)
+                run(version, interpreter, wheel)
         except subprocess.CalledProcessError as error:
             sys.exit(f"The tests fail on Python {version} (status {error.returncode}).")
     if missing:
         print(f"Skipped, since they are not installed: Python {', '.join(missing)}")
-        if os.environ.get("CI"):
+        if os.environ.get("CI") and set(missing) & set(SUPPORTED):
             sys.exit("In CI every supported Python must be there.")
 
 
