@@ -1,12 +1,15 @@
 """The databases that tests run on: empty, apart from each other, and missed when not there."""
 
+import os
+import subprocess
+import sys
 from contextlib import ExitStack
 from datetime import datetime
 from typing import Any
 
 import pytest
 import sqlalchemy
-from databases import empty_database
+from databases import empty_database, kill_connections
 from sqlalchemy.dialects.mysql import DATETIME
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -66,3 +69,63 @@ async def test_databases_do_not_see_each_other(engine_name: str) -> None:
             await run(url, fill)
     with empty_database(engine_name) as url:
         await run(url, fill)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("engine_name", ["mariadb-async", "mariadb-sync"])
+async def test_mariadb_lends_a_database_of_another_character_set(engine_name: str) -> None:
+    """A server whose default is latin1 can be had without setting one up."""
+    with empty_database(engine_name, charset="latin1") as url:
+        ask = sqlalchemy.text("SELECT @@character_set_database")
+        assert await run(url, lambda connection: connection.scalar(ask)) == "latin1"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("engine_name", "question"),
+    [
+        ("postgres-async", "SELECT extract(timezone FROM now())::int"),
+        ("postgres-sync", "SELECT extract(timezone FROM now())::int"),
+        ("mariadb-async", "SELECT timestampdiff(SECOND, utc_timestamp(), now())"),
+        ("mariadb-sync", "SELECT timestampdiff(SECOND, utc_timestamp(), now())"),
+    ],
+)
+async def test_sessions_are_not_in_utc(database_url: str, question: str) -> None:
+    """The clocks of servers are five and a half hours ahead."""
+    ask = sqlalchemy.text(question)
+    assert await run(database_url, lambda connection: connection.scalar(ask)) == 19800
+
+
+@pytest.mark.parametrize("engine_name", ["postgres-sync", "mariadb-sync"])
+def test_a_connection_can_be_ended_from_the_servers_side(database_url: str) -> None:
+    """The next statement fails, and the database can be lent again."""
+    engine = sqlalchemy.create_engine(database_url)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SELECT 1")
+        assert kill_connections(database_url) == 1
+        with pytest.raises(sqlalchemy.exc.OperationalError) as raised:
+            connection.exec_driver_sql("SELECT 1")
+    assert raised.value.connection_invalidated
+    engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["postgres", "mariadb"])
+@pytest.mark.parametrize(("ci", "status", "outcome"), [("", 0, "skipped"), ("true", 1, "failed")])
+def test_a_server_that_does_not_answer_is_named_at_the_end(
+    kind: str, ci: str, status: int, outcome: str, free_port: int
+) -> None:
+    """Its tests are skipped, but in CI they fail; either way the summary counts them."""
+    variable = f"KEYLATCH_TEST_{kind.upper()}"
+    environment = os.environ | {"CI": ci, variable: f"mysql://127.0.0.1:{free_port}/x"}
+    tests = f"{__file__}::test_databases_do_not_see_each_other"
+    names = [f"{tests}[{kind}-async]", f"{tests}[{kind}-sync]", f"{tests}[sqlite-sync]"]
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *names],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert result.returncode == status
+    assert f"at 127.0.0.1:{free_port} ({variable}): 2 {outcome}\n" in result.stdout
+    assert "1 passed" in result.stdout
