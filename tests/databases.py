@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from servers import MariaDB, Postgres, Server
+from servers import KINDS, Server
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
@@ -23,7 +23,6 @@ ENGINES = {
     "mariadb-async": "mariadb+asyncmy",
     "mariadb-sync": "mariadb+pymysql",
 }
-_KINDS: dict[str, type[Server]] = {"postgres": Postgres, "mariadb": MariaDB}
 _answering: dict[str, Server] = {}
 _silent: dict[str, str] = {}
 
@@ -58,7 +57,7 @@ def need(kind: str) -> Server:
     """The server, once it has answered. Without it the test is skipped; in CI it fails."""
     if kind not in _answering and kind not in _silent:
         try:
-            _answering[kind] = _KINDS[kind]()
+            _answering[kind] = KINDS[kind]()
         except DBAPIError as error:
             _silent[kind] = str(error.orig).splitlines()[0]
     if kind in _silent:
@@ -70,7 +69,7 @@ def need(kind: str) -> Server:
 
 
 def _without(kind: str) -> str:
-    server = _KINDS[kind]
+    server = KINDS[kind]
     url = server.url()
     return f"{server.title} does not answer at {url.host}:{url.port} ({server.variable})"
 

@@ -3,15 +3,18 @@
 A server is spoken to through one connection that stays open for as long as the tests run. What
 it makes bears a name that begins with ``keylatch_test_``, and is dropped at the end; what a
 killed run left behind is dropped by the next one.
+
+As a program (``servers.py postgres``) it says whether a server is there as the tests need it.
 """
 
 import os
 import secrets
+import sys
 from typing import Any, ClassVar
 
 import sqlalchemy
 from sqlalchemy import URL, Connection, NullPool
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 PREFIX = "keylatch_test_"
 CONNECT_TIMEOUT = 5  # seconds
@@ -189,3 +192,21 @@ class Postgres(Server):
         """Drops what lies ready, too."""
         self.lent.update(self.idle)
         super().close()
+
+
+KINDS: dict[str, type[Server]] = {"postgres": Postgres, "mariadb": MariaDB}
+
+
+def main() -> None:
+    """Borrows a database from the server that is named."""
+    kind = KINDS[sys.argv[1]]
+    try:
+        server = kind()
+        server.give_back(str(server.borrow(None).database))
+        server.close()
+    except DBAPIError as error:
+        sys.exit(f"{kind.title}: {str(error.orig).strip()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -20,6 +20,7 @@ SCRATCH = sqlalchemy.Table(
     sqlalchemy.Column(
         "at", sqlalchemy.DateTime().with_variant(DATETIME(fsp=6), "mysql", "mariadb")
     ),
+    mariadb_charset="utf8mb4",
 )
 ROW = ("\N{KEY} é", datetime.fromisoformat("2026-01-02T03:04:05.123456"))
 
