@@ -49,8 +49,9 @@ def empty_database(engine_name: str, *, charset: str | None = None) -> Iterator[
 
 def kill_connections(url: str) -> int:
     """Ends every connection to a lent database from the server's side; tells how many."""
-    kind = {"postgresql": "postgres"}.get(make_url(url).get_backend_name(), "mariadb")
-    return need(kind).kill(str(make_url(url).database))
+    lent = make_url(url)
+    kind = {"postgresql": "postgres", "mariadb": "mariadb"}[lent.get_backend_name()]
+    return need(kind).kill(str(lent.database))
 
 
 def need(kind: str) -> Server:

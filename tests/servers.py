@@ -159,8 +159,8 @@ class Postgres(Server):
     query: ClassVar[dict[str, str]] = {}
     claim = "SET application_name = '{run}'"
     leftovers = (
-        "SELECT datname FROM pg_database WHERE datname LIKE '{prefix}%%' AND NOT EXISTS (SELECT"
-        " FROM pg_stat_activity WHERE application_name = left(datname, {width}))"
+        "SELECT datname FROM pg_database WHERE datname LIKE '{prefix}%%' AND left(datname, {width})"
+        " NOT IN (SELECT application_name FROM pg_stat_activity WHERE application_name <> '')"
     )
     connections = "SELECT pid FROM pg_stat_activity WHERE datname = '{name}'"
     end = "SELECT pg_terminate_backend({number}, 5000)"

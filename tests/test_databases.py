@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from datetime import datetime
 from typing import Any
 
 import pytest
 import sqlalchemy
-from databases import empty_database, kill_connections
+from databases import empty_database, kill_connections, need
 from sqlalchemy.dialects.mysql import DATETIME
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -130,3 +131,23 @@ def test_a_server_that_does_not_answer_is_named_at_the_end(
     assert result.returncode == status
     assert f"at 127.0.0.1:{free_port} ({variable}): 2 {outcome}\n" in result.stdout
     assert "1 passed" in result.stdout
+
+
+@pytest.mark.parametrize("kind", ["postgres", "mariadb"])
+def test_a_run_drops_what_a_killed_one_left_and_nothing_of_one_that_lives(kind: str) -> None:
+    """Whose connection has ended is dead; two runs at once leave each other alone."""
+    server = type(need(kind))
+    living, killed = server(), server()
+    kept, left = (str(run.borrow(None).database) for run in (living, killed))
+    killed.admin.close()
+    for _ in range(50):  # the server takes a moment to notice
+        time.sleep(0.1)
+        server().close()
+        names = sqlalchemy.inspect(living.admin).get_schema_names()
+        if kind == "postgres":
+            names = living.execute("SELECT datname FROM pg_database")
+        if left not in names:
+            break
+    assert kept in names
+    assert left not in names
+    living.close()
