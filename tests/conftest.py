@@ -7,15 +7,16 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import databases
 import pytest
+import stores
 from hypothesis import settings
 
 from keylatch import APIKeys, SecretRing
 from keylatch.memory import MemoryStore
+from keylatch.sqlalchemy import SQLAlchemyStore
 from keylatch.store import Store
 
 # In CI every run tries the same examples; elsewhere new ones, and failures are remembered.
@@ -31,6 +32,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def pytest_sessionfinish() -> None:
     """Leaves nothing on the servers."""
+    stores.close()
     databases.close_servers()
 
 
@@ -80,14 +82,21 @@ def database_url(engine_name: str) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """An empty store of each kind."""
-    from keylatch.sqlalchemy import SQLAlchemyStore
+@pytest.fixture(params=databases.ENGINES)
+def database(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a database with empty tables, on each engine."""
+    with stores.key_database(request.param) as url:
+        yield url
 
+
+@pytest.fixture(params=["memory", *databases.ENGINES])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """An empty store of each kind."""
     if request.param == "memory":
-        return MemoryStore()
-    return SQLAlchemyStore(f"sqlite+aiosqlite:///{tmp_path / 'keys.db'}")
+        yield MemoryStore()
+        return
+    with stores.key_database(request.param) as url:
+        yield SQLAlchemyStore(url)
 
 
 @pytest.fixture

@@ -240,9 +240,9 @@ async def test_a_duplicate_id_is_refused_by_the_store(store, clock):
     await store.open()
     event = KeyEvent(key_id="0" * 16, at=clock.now, action="created", actor=None, details={})
     record = KeyRecord(plain_key("0" * 16, clock.now), "$hash")
-    await store.insert(record, event)
+    await store.insert([(record, event)])
     with pytest.raises(DuplicateKeyError):
-        await store.insert(record, event)
+        await store.insert([(record, event)])
     assert len(await store.events("0" * 16)) == 1
     await store.close()
 
@@ -254,12 +254,12 @@ class CollidingStore(MemoryStore):
         super().__init__()
         self.collisions = collisions
 
-    async def insert(self, record: KeyRecord, event: KeyEvent) -> None:
+    async def insert(self, new, *, connection=None) -> None:
         """Collides, as often as it should."""
         if self.collisions:
             self.collisions -= 1
             raise DuplicateKeyError
-        await super().insert(record, event)
+        await super().insert(new)
 
 
 async def test_create_mints_again_when_an_id_is_taken(secret):
@@ -313,7 +313,9 @@ async def test_an_argon2id_row_verifies_beside_the_event_loop(store, secret, clo
     token = Token.mint("acme", ring)
     event = KeyEvent(key_id=token.key_id, at=clock.now, action="created", actor=None, details={})
     async with APIKeys(store, prefix="acme", secret=ring) as keys:
-        await store.insert(KeyRecord(plain_key(token.key_id, clock.now), hasher.hash(token)), event)
+        await store.insert(
+            [(KeyRecord(plain_key(token.key_id, clock.now), hasher.hash(token)), event)]
+        )
         keys._hasher = seen = SeenHasher(keys._hasher)
         assert (await keys.verify(token)).id == token.key_id
         with pytest.raises(InvalidKeyError):

@@ -208,7 +208,7 @@ async def test_no_database_error_shows_a_canary(keys, canaries, clock, logs, fau
     """The database breaks under every call: the same holds, for the key being made too."""
     minted = []
     keys._hasher = WatchedHasher(keys._hasher, minted)
-    async with keys._store._engine.begin() as connection:
+    async with keys._store._database.engine.begin() as connection:
         await connection.execute(sa.text(fault))
     calls = [
         lambda: keys.create(name="ci"),
@@ -323,7 +323,8 @@ async def test_no_openapi_document_holds_a_canary(keys, canaries, ask):
 
 
 @pytest.mark.parametrize(
-    "url", ["nosuch://u:{}@db/x", "postgresql://u:{}@db/x", "u:{}@db", "sqlite+nosuch://u:{}@/x"]
+    "url",
+    ["nosuch://u:{}@db/x", "postgresql+pg8000://u:{}@db/x", "u:{}@db", "sqlite+nosuch://u:{}@/x"],
 )
 async def test_the_password_of_a_database_shows_nowhere(canaries, secret, url):
     """A URL that cannot be used is refused without being shown."""
@@ -338,4 +339,4 @@ async def test_the_password_of_a_database_shows_nowhere(canaries, secret, url):
 async def test_an_engine_of_ours_hides_parameters(tmp_path):
     """Even SQLAlchemy's echo shows no stored hash on an engine that was made here."""
     store = SQLAlchemyStore(f"sqlite+aiosqlite:///{tmp_path / 'keys.db'}")
-    assert store._engine.sync_engine.hide_parameters
+    assert store._database.engine.sync_engine.hide_parameters

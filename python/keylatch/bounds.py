@@ -15,8 +15,11 @@ from typing import Any, Final
 MAX_TEXT: Final = 255
 MAX_SCOPES: Final = 64
 MAX_METADATA_BYTES: Final = 8 * 1024
-# Nested deeper, it could be stored and then not be read, where less of the stack is left.
-MAX_METADATA_DEPTH: Final = 32
+# MariaDB reads 32 levels of JSON (JSON_DEPTH_LIMIT), two of which the audit trail takes; and
+# deeper still it could be stored and then not be read, where less of the stack is left.
+MAX_METADATA_DEPTH: Final = 16
+# A day later PostgreSQL's drivers cannot read a moment any more in every time zone.
+LATEST: Final = datetime(9998, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
 MAX_PAGE: Final = 500
 
 _SCOPE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._/-]{0,63}")
@@ -64,7 +67,7 @@ def scopes(values: Iterable[str]) -> frozenset[str]:
 
 
 def metadata(value: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Checks a JSON object: at most 8 KiB, 32 levels. Returns it as a database gives it back."""
+    """Checks a JSON object: at most 8 KiB, 16 levels. Returns it as a database gives it back."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -101,6 +104,11 @@ def utc(value: datetime, what: str) -> datetime:
         raise ValueError(f"{what} must lie between the years 1 and 9999 in UTC") from None
 
 
+def optional_utc(value: datetime | None, what: str) -> datetime | None:
+    """Checks the same, or nothing."""
+    return None if value is None else utc(value, what)
+
+
 def expiry(
     *, now: datetime, expires_at: datetime | None, expires_in: timedelta | None
 ) -> datetime | None:
@@ -113,7 +121,7 @@ def expiry(
         try:
             expires_at = now + expires_in
         except OverflowError:
-            raise ValueError("expires_in must end before the year 10000") from None
+            raise ValueError("expires_in must end before the year 9999") from None
     if expires_at is None:
         return None
     moment = utc(expires_at, "expires_at")
@@ -121,7 +129,32 @@ def expiry(
         raise ValueError(
             "a key must expire in the future: leave the expiry out for a key that stays"
         )
+    if moment > LATEST:
+        raise ValueError("a key must expire before the year 9999: leave the expiry out instead")
     return moment
+
+
+def grace(value: timedelta, *, now: datetime) -> timedelta:
+    """Checks how long a rotated key may go on: not less than nothing, and to the year 9999."""
+    if not isinstance(value, timedelta):
+        raise TypeError(f"grace must be a timedelta, not {type(value).__name__}")
+    if value < timedelta(0):
+        raise ValueError("grace must not be negative: timedelta(0) ends the old key at once")
+    if value > LATEST - now:
+        raise ValueError("grace must end before the year 9999")
+    return value
+
+
+def moment_ago(value: timedelta, what: str, *, now: datetime) -> datetime:
+    """Checks a duration that lies behind us: not negative. Returns when it began."""
+    if not isinstance(value, timedelta):
+        raise TypeError(f"{what} must be a timedelta, not {type(value).__name__}")
+    if value < timedelta(0):
+        raise ValueError(f"{what} must not be negative")
+    try:
+        return now - value
+    except OverflowError:
+        raise ValueError(f"{what} must begin after the year 1") from None
 
 
 def is_key_id(value: object) -> bool:

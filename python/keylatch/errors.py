@@ -4,7 +4,7 @@ No text here ever holds a token, a server secret or a stored hash.
 """
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class KeylatchError(Exception):
@@ -134,8 +134,31 @@ class UnknownKeyError(KeylatchError):
         )
 
 
+class KeyStateError(KeylatchError):
+    """A key cannot be changed like this any more.
+
+    Args:
+        state: Why not: it is ``revoked``, ``expired`` or ``rotated``.
+    """
+
+    def __init__(self, state: Literal["revoked", "expired", "rotated"]) -> None:
+        self.state = state
+        super().__init__(
+            {
+                "revoked": "the key is revoked, which is final: create a new one",
+                "expired": "the key has expired, and stays so: create a new one",
+                "rotated": "the key was rotated and lives no longer than its grace: change its "
+                "successor instead (key.successor)",
+            }[state]
+        )
+
+
 class ConfigurationError(KeylatchError, ValueError):
     """The application is set up wrongly; the text says what to change."""
+
+
+class SchemaError(ConfigurationError):
+    """The tables in the database are not those of this version; the text says what to run."""
 
 
 class InvalidTokenError(KeylatchError, ValueError):

@@ -1,18 +1,25 @@
 """A store in memory, for tests and for trying things out. It is gone with the process."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from datetime import datetime
 
-from keylatch.records import APIKey, Cursor, KeyEvent, KeyRecord, Status
-from keylatch.store import DuplicateKeyError
+from keylatch.errors import ConfigurationError
+from keylatch.listing import Cursor, KeyFilter
+from keylatch.records import APIKey, Change, KeyEvent, KeyRecord
+from keylatch.store import Connection, Decide, DuplicateKeyError
 
 
 class MemoryStore:
-    """Keeps keys in a dictionary of this process: other workers do not see them."""
+    """Keeps keys in a dictionary of this process: other workers do not see them.
+
+    No call waits for anything in between, so that each is a transaction of its own.
+    """
 
     def __init__(self) -> None:
         self._records: dict[str, KeyRecord] = {}
+        self._updated_at: dict[str, datetime] = {}
         self._events: list[KeyEvent] = []
 
     async def open(self) -> None:
@@ -21,47 +28,107 @@ class MemoryStore:
     async def close(self) -> None:
         """Does nothing: the keys stay for as long as the store does."""
 
-    async def insert(self, record: KeyRecord, event: KeyEvent) -> None:
-        """Adds a key."""
-        if record.key.id in self._records:
+    async def insert(
+        self, new: Sequence[tuple[KeyRecord, KeyEvent]], *, connection: Connection | None = None
+    ) -> None:
+        """Adds keys."""
+        _refuse(connection)
+        ids = {record.key.id for record, _ in new}
+        if len(ids) < len(new) or ids & self._records.keys():
             raise DuplicateKeyError
-        self._records[record.key.id] = deepcopy(record)
-        self._events.append(deepcopy(event))
+        for record, event in new:
+            self._write(record, event)
 
-    async def load(self, key_id: str) -> KeyRecord | None:
+    async def load(self, key_id: str, *, connection: Connection | None = None) -> KeyRecord | None:
         """Reads a key by its id."""
+        _refuse(connection)
         return deepcopy(self._records.get(key_id))
 
     async def select(
         self,
+        wanted: KeyFilter,
         *,
-        owner: str | None,
-        status: Status | None,
-        now: datetime,
         after: Cursor | None,
         limit: int,
+        connection: Connection | None = None,
     ) -> list[APIKey]:
-        """Reads keys, the newest first."""
+        """Reads keys in the filter's order."""
+        _refuse(connection)
+        order = wanted.order
         found = [
-            key
-            for key in (record.key for record in self._records.values())
-            if (owner is None or key.owner == owner)
-            and (status is None or key.status(now) == status)
-            and (after is None or (key.created_at, key.id) < (after.created_at, after.key_id))
+            record.key
+            for record in self._records.values()
+            if wanted.passes(record.key)
+            and (after is None or after.comes_before(record.key, order))
         ]
-        found.sort(key=lambda key: (key.created_at, key.id), reverse=True)
+        found.sort(key=lambda key: (getattr(key, order.moment), key.id), reverse=order.descending)
         return deepcopy(found[:limit])
 
-    async def revoke(self, event: KeyEvent) -> bool:
-        """Revokes a key, unless it is missing or revoked already."""
-        record = self._records.get(event.key_id)
-        if record is None or record.key.revoked_at is not None:
-            return False
-        revoked = replace(record.key, revoked_at=event.at)
-        self._records[event.key_id] = replace(record, key=revoked)
-        self._events.append(deepcopy(event))
-        return True
+    async def change(
+        self, key_id: str, decide: Decide, *, connection: Connection | None = None
+    ) -> Change | None:
+        """Changes a key."""
+        _refuse(connection)
+        record = self._records.get(key_id)
+        return None if record is None else self._change(record, decide)
 
-    async def events(self, key_id: str) -> list[KeyEvent]:
-        """Reads the audit trail of a key, the oldest entry first."""
+    async def change_owned(
+        self, owner: str, decide: Decide, *, connection: Connection | None = None
+    ) -> list[Change]:
+        """Changes every unrevoked key of an owner."""
+        _refuse(connection)
+        owned = [
+            record
+            for record in self._records.values()
+            if record.key.owner == owner and record.key.revoked_at is None
+        ]
+        return [self._change(record, decide) for record in owned]
+
+    async def purge(self, dead_since: datetime, *, connection: Connection | None = None) -> int:
+        """Deletes dead keys and their events."""
+        _refuse(connection)
+        dead = {
+            key_id
+            for key_id, record in self._records.items()
+            if any(
+                moment is not None and moment <= dead_since
+                for moment in (record.key.revoked_at, record.key.expires_at)
+            )
+        }
+        for key_id in dead:
+            del self._records[key_id], self._updated_at[key_id]
+        self._events = [event for event in self._events if event.key_id not in dead]
+        return len(dead)
+
+    async def changed(self, since: datetime, *, limit: int) -> list[tuple[str, datetime]]:
+        """Reads the ids of changed keys."""
+        found = [(at, key_id) for key_id, at in self._updated_at.items() if at >= since]
+        return [(key_id, at) for at, key_id in sorted(found)[:limit]]
+
+    async def events(self, key_id: str, *, connection: Connection | None = None) -> list[KeyEvent]:
+        """Reads the audit trail of a key."""
+        _refuse(connection)
         return deepcopy([event for event in self._events if event.key_id == key_id])
+
+    def _change(self, record: KeyRecord, decide: Decide) -> Change:
+        change = decide(deepcopy(record))
+        if change.successor is not None:
+            if change.successor[0].key.id in self._records:
+                raise DuplicateKeyError
+            self._write(*change.successor)
+        if change.event is not None:
+            self._write(replace(record, key=change.key), change.event)
+        return change
+
+    def _write(self, record: KeyRecord, event: KeyEvent) -> None:
+        self._records[record.key.id] = deepcopy(record)
+        self._updated_at[record.key.id] = event.at
+        self._events.append(deepcopy(event))
+
+
+def _refuse(connection: Connection | None) -> None:
+    if connection is not None:
+        raise ConfigurationError(
+            "the store in memory has no transactions: leave connection= out, or keep the keys in "
+            "a database"
+        )

@@ -3,16 +3,13 @@
 Of frameworks it knows one thing, without importing any: how to keep Pydantic from reading a key.
 """
 
-import base64
-import binascii
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal, NoReturn, Self
+from datetime import datetime
+from enum import Enum
+from typing import Any, Final, Literal, NoReturn
 
 Status = Literal["active", "expired", "revoked"]
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +109,7 @@ class KeyEvent:
     Attributes:
         key_id: The key it happened to.
         at: When, in UTC.
-        action: What: created or revoked.
+        action: What: created, updated, rotated or revoked.
         actor: Who did it, as the caller said; None if it did not say.
         details: A JSON object that depends on the action.
     """
@@ -124,42 +121,36 @@ class KeyEvent:
     details: dict[str, Any] = field(hash=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """Where a page ended. Written as an opaque text that can stand in a URL."""
+class Unchanged(Enum):
+    """Stands for a value that is not given, where None is a value."""
 
-    created_at: datetime
-    key_id: str
+    UNCHANGED = "unchanged"
 
-    @classmethod
-    def after(cls, key: APIKey) -> Self:
-        """The place behind a key."""
-        return cls(key.created_at, key.id)
+    def __repr__(self) -> str:
+        return self.name
 
-    def encode(self) -> str:
-        """As text."""
-        microseconds = (self.created_at - _EPOCH) // timedelta(microseconds=1)
-        return base64.urlsafe_b64encode(f"{microseconds}.{self.key_id}".encode()).decode()
 
-    @classmethod
-    def decode(cls, cursor: str) -> Self:
-        """From text; ``ValueError`` for anything that :meth:`encode` did not write."""
-        if not isinstance(cursor, str):
-            raise TypeError(f"cursor must be a str, not {type(cursor).__name__}")
-        try:
-            text = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode("ascii")
-            microseconds, _, key_id = text.partition(".")
-            place = cls(_EPOCH + timedelta(microseconds=int(microseconds)), key_id)
-        except (binascii.Error, UnicodeError, ValueError, OverflowError):
-            place = None
-        if place is None or place.encode() != cursor:
-            raise ValueError("cursor must be the next_cursor of an earlier page")
-        return place
+UNCHANGED: Final = Unchanged.UNCHANGED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What became of a key, decided while nobody else could change it.
+
+    Attributes:
+        key: The key as it is from now on.
+        event: What the audit trail says of it; None if nothing changed.
+        successor: A key that comes to be with it, and its own event.
+    """
+
+    key: APIKey
+    event: KeyEvent | None = None
+    successor: tuple[KeyRecord, KeyEvent] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some keys, the newest first.
+    """Some keys, in the order that ``list`` documents.
 
     Attributes:
         items: The keys.

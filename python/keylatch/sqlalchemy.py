@@ -1,273 +1,166 @@
-"""A store in a SQL database, through SQLAlchemy. Sees records and the Store protocol only.
+"""A store in a SQL database, through SQLAlchemy: SQLite, PostgreSQL or MariaDB.
 
-This version knows SQLite, through ``aiosqlite``. Tables are made at the first use.
+Connects the statements to the engine that they run on.
 """
 
-import logging
-import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import StaticPool
-from sqlalchemy.schema import CreateIndex, CreateTable
 
-from keylatch.errors import ConfigurationError, UnavailableError
-from keylatch.records import APIKey, Cursor, KeyEvent, KeyRecord, Status
-from keylatch.store import DuplicateKeyError
-from keylatch.tables import api_key_events, api_keys, metadata
+from keylatch import schema, statements
+from keylatch.engines import Database
+from keylatch.errors import ConfigurationError
+from keylatch.listing import Cursor, KeyFilter
+from keylatch.records import APIKey, Change, KeyEvent, KeyRecord
+from keylatch.store import Connection, Decide
+from keylatch.tables import metadata
+
+# An hour: what takes longer is no answer to a request.
+MAX_DEADLINE: Final = 3600
 
 __all__ = ["SQLAlchemyStore", "metadata"]
-
-logger = logging.getLogger("keylatch")
-
-_KEY_COLUMNS: Final = [api_keys.c[name] for name in APIKey.__dataclass_fields__]
-_LOAD: Final = sa.select(*_KEY_COLUMNS, api_keys.c.hash).where(
-    api_keys.c.id == sa.bindparam("key_id")
-)
-
-
-class ConstraintError(UnavailableError):
-    """The database refused a row."""
 
 
 class SQLAlchemyStore:
     """Keeps keys in a SQL database.
 
+    Tables are made in SQLite only, at the first use; elsewhere ``keylatch db upgrade`` makes
+    them, or a migration of the host's own from :data:`metadata`.
+
     Args:
-        database: A URL such as ``sqlite+aiosqlite:///keys.db``, or an AsyncEngine of the host
-            application. An engine stays the caller's: it is never disposed of here.
+        database: A URL such as ``sqlite+aiosqlite:///keys.db`` or
+            ``postgresql+asyncpg://user@host/name``, or an AsyncEngine or Engine of the host
+            application. An engine stays the host's: it is never disposed of here. A synchronous
+            one is used in threads.
+        deadline: How long the database may take to answer, in seconds, before a call raises
+            ``UnavailableError``.
 
     Raises:
         ConfigurationError: The URL or engine cannot be used; the text says what to do.
     """
 
-    def __init__(self, database: str | AsyncEngine) -> None:
-        self._owns_engine = not isinstance(database, AsyncEngine)
+    def __init__(self, database: str | sa.Engine | AsyncEngine, *, deadline: float = 5.0) -> None:
+        if not 0 < deadline <= MAX_DEADLINE:
+            raise ConfigurationError(f"deadline must be 0 to {MAX_DEADLINE} seconds")
         try:
-            self._engine = _engine(database)
+            self._database = Database(database, deadline=deadline)
         finally:
             del database  # its password would show in a traceback with locals
-        self._process = os.getpid()
-        if self._engine.dialect.name != "sqlite":
+        engine = self._database.engine
+        if engine.dialect.name not in ("sqlite", "postgresql", "mysql", "mariadb"):
             raise ConfigurationError(
-                f"this version of keylatch keeps keys in SQLite only, not in "
-                f"{self._engine.dialect.name}: pass sqlite+aiosqlite:///<file>"
+                "keylatch keeps keys in SQLite, PostgreSQL or MariaDB, not in "
+                f"{engine.dialect.name}"
             )
-        if _is_in_memory(self._engine.url):
+        if _is_in_memory(engine.url):
             raise ConfigurationError(
                 "a SQLite database in memory is another one in each connection: pass a file, or "
                 "use keylatch.memory.MemoryStore for tests"
             )
-        if isinstance(self._engine.pool, StaticPool):
+        if isinstance(engine.pool, StaticPool):
             raise ConfigurationError(
                 "a StaticPool shares one connection, so that requests undo each other's changes, "
                 "revocations among them: make the engine without it"
             )
 
     async def open(self) -> None:
-        """Makes the tables, where they are missing. ``UnavailableError`` if that cannot be."""
-        async with self._transaction() as connection:
-            await _refuse_autocommit(connection)
-            for table in metadata.sorted_tables:
-                await connection.execute(CreateTable(table, if_not_exists=True))
-                for index in sorted(table.indexes, key=lambda index: str(index.name)):
-                    await connection.execute(CreateIndex(index, if_not_exists=True))
+        """Makes the tables in an empty SQLite file, and refuses those of another version."""
+        await self._database.run(schema.prepare)
+
+    async def check(self) -> str:
+        """Says which revision the tables are of: that of this version. Makes none.
+
+        Raises:
+            SchemaError: They are missing, older or newer; the text says what to run.
+            UnavailableError: The database failed, or did not answer in time.
+        """
+        return await self._database.run(schema.check)
+
+    async def upgrade(self) -> tuple[str | None, str]:
+        """Makes the tables, or brings those of an older version up to date; there is no way back.
+
+        Like ``keylatch db upgrade``, for programs; the extra ``cli`` brings Alembic, which it
+        needs. An index of a big table takes a while: give this store a deadline that allows it.
+
+        Returns:
+            The revision that the tables were of, None if there were none, and the one they are of.
+
+        Raises:
+            SchemaError: The tables are newer than this version, or not keylatch's.
+            ConfigurationError: Alembic is not installed, or the server cannot be used.
+            UnavailableError: The database failed, or did not answer in time: upgrade again.
+        """
+        from keylatch.migrations import upgrade
+
+        return await self._database.run(upgrade)
 
     async def close(self) -> None:
         """Closes the connections of an engine that was made here."""
-        if self._owns_engine:
-            self._leave_inherited_connections()
-            await self._engine.dispose()
+        await self._database.close()
 
-    async def insert(self, record: KeyRecord, event: KeyEvent) -> None:
-        """Adds a key and its event in one transaction."""
-        key = record.key
-        values = {name: getattr(key, name) for name in APIKey.__dataclass_fields__}
-        values |= {"hash": record.hash, "scopes": sorted(key.scopes), "updated_at": key.created_at}
-        try:
-            async with self._transaction() as connection:
-                await connection.execute(sa.insert(api_keys).values(values))
-                await connection.execute(_insert_event(event))
-        except ConstraintError:
-            # The id is taken; or something of the host's own, such as a trigger, refused the row.
-            if await self.load(key.id) is None:
-                raise
-            raise DuplicateKeyError from None
+    async def insert(
+        self, new: Sequence[tuple[KeyRecord, KeyEvent]], *, connection: Connection | None = None
+    ) -> None:
+        """Adds keys and their events in one transaction."""
+        await self._database.run(partial(statements.insert, new=new), connection)
 
-    async def load(self, key_id: str) -> KeyRecord | None:
+    async def load(self, key_id: str, *, connection: Connection | None = None) -> KeyRecord | None:
         """Reads a key by its id."""
-        async with self._reading() as connection:
-            row = (await connection.execute(_LOAD, {"key_id": key_id})).mappings().one_or_none()
-            return None if row is None else KeyRecord(_key(row), row["hash"])
+        return await self._database.run(partial(statements.load, key_id=key_id), connection)
 
     async def select(
         self,
+        wanted: KeyFilter,
         *,
-        owner: str | None,
-        status: Status | None,
-        now: datetime,
         after: Cursor | None,
         limit: int,
+        connection: Connection | None = None,
     ) -> list[APIKey]:
-        """Reads keys, the newest first; every filter is applied before paging."""
-        key = api_keys.c
-        query = sa.select(*_KEY_COLUMNS).order_by(key.created_at.desc(), key.id.desc())
-        if owner is not None:
-            query = query.where(key.owner == owner)
-        if status is not None:
-            query = query.where(_has_status(status, now))
-        if after is not None:
-            query = query.where(
-                sa.or_(
-                    key.created_at < after.created_at,
-                    sa.and_(key.created_at == after.created_at, key.id < after.key_id),
-                )
-            )
-        async with self._reading() as connection:
-            rows = (await connection.execute(query.limit(limit))).mappings().all()
-            return [_key(row) for row in rows]
+        """Reads keys in the filter's order."""
+        unit = partial(statements.select, wanted=wanted, after=after, limit=limit)
+        return await self._database.run(unit, connection)
 
-    async def revoke(self, event: KeyEvent) -> bool:
-        """Revokes a key and writes its event in one transaction."""
-        statement = (
-            sa.update(api_keys)
-            .where(api_keys.c.id == event.key_id, api_keys.c.revoked_at.is_(None))
-            .values(
-                revoked_at=event.at, revoked_reason=event.details["reason"], updated_at=event.at
-            )
-        )
-        async with self._transaction() as connection:
-            if (await connection.execute(statement)).rowcount == 0:
-                return False
-            await connection.execute(_insert_event(event))
-        return True
+    async def change(
+        self, key_id: str, decide: Decide, *, connection: Connection | None = None
+    ) -> Change | None:
+        """Changes a key and writes its event in one transaction."""
+        unit = partial(statements.change, key_id=key_id, decide=decide)
+        return await self._database.run(unit, connection)
 
-    async def events(self, key_id: str) -> list[KeyEvent]:
+    async def change_owned(
+        self, owner: str, decide: Decide, *, connection: Connection | None = None
+    ) -> list[Change]:
+        """Changes every unrevoked key of an owner, in as many transactions as it takes."""
+        unit = partial(statements.change_owned, owner=owner, decide=decide)
+        changes: list[Change] = []
+        while portion := await self._database.run(unit, connection):
+            changes += portion
+        return changes
+
+    async def purge(self, dead_since: datetime, *, connection: Connection | None = None) -> int:
+        """Deletes dead keys and their events, in as many transactions as it takes."""
+        unit = partial(statements.purge, dead_since=dead_since)
+        count = 0
+        while portion := await self._database.run(unit, connection):
+            count += portion
+        return count
+
+    async def changed(self, since: datetime, *, limit: int) -> list[tuple[str, datetime]]:
+        """Reads the ids of changed keys, the oldest change first."""
+        return await self._database.run(partial(statements.changed, since=since, limit=limit))
+
+    async def events(self, key_id: str, *, connection: Connection | None = None) -> list[KeyEvent]:
         """Reads the audit trail of a key, the oldest entry first."""
-        event = api_key_events.c
-        query = (
-            sa.select(event.key_id, event.at, event.action, event.actor, event.details)
-            .where(event.key_id == key_id)
-            .order_by(event.id)
-        )
-        async with self._reading() as connection:
-            rows = (await connection.execute(query)).mappings().all()
-            return [KeyEvent(**row) for row in rows]
-
-    def _leave_inherited_connections(self) -> None:
-        """After a fork: their threads stayed with the parent, so nothing would answer on them."""
-        if self._owns_engine and self._process != os.getpid():
-            self._process = os.getpid()
-            self._inherited = self._engine.pool  # closing them is the parent's business
-            self._engine.sync_engine.dispose(close=False)
-
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
-        self._leave_inherited_connections()
-        with _database_errors():
-            async with self._engine.begin() as connection:
-                yield connection
-
-    @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[AsyncConnection]:
-        self._leave_inherited_connections()
-        with _database_errors():
-            async with self._engine.connect() as connection:
-                try:
-                    yield connection
-                except (TypeError, ValueError) as error:
-                    # Not chained: the error of a JSON parser carries the whole text.
-                    raise UnavailableError(
-                        f"a row of the keys' tables is damaged ({type(error).__name__}): restore "
-                        "it, or delete it"
-                    ) from None
-
-
-def _engine(database: str | AsyncEngine) -> AsyncEngine:
-    # No error is chained, and no local stays: either would show the URL and its password.
-    try:
-        if isinstance(database, AsyncEngine):
-            return database
-        return create_async_engine(database, hide_parameters=True)
-    except NoSuchModuleError:
-        reason = "SQLAlchemy knows no dialect of the database URL's name"
-    except ArgumentError:
-        reason = (
-            "the database cannot be read as one: pass a URL such as sqlite+aiosqlite:///keys.db, "
-            "an AsyncEngine, or a Store"
-        )
-    except ModuleNotFoundError as error:
-        reason = f"the database driver is not installed: pip install {error.name}"
-    except sa.exc.InvalidRequestError:
-        reason = (
-            "the database URL names a driver that is not asynchronous: write it like "
-            "sqlite+aiosqlite:///keys.db"
-        )
-    finally:
-        del database
-    raise ConfigurationError(reason)
-
-
-async def _refuse_autocommit(connection: AsyncConnection) -> None:
-    """Without transactions a key could be changed and its event be lost."""
-    driver = (await connection.get_raw_connection()).driver_connection
-    # A host that turns off the driver's own transactions may still begin them by itself.
-    if driver is not None and driver.isolation_level is None and not driver.in_transaction:
-        raise ConfigurationError(
-            "the engine commits each statement by itself: make it without the isolation level "
-            "AUTOCOMMIT"
-        )
+        return await self._database.run(partial(statements.events, key_id=key_id), connection)
 
 
 def _is_in_memory(url: sa.URL) -> bool:
+    if url.get_backend_name() != "sqlite":
+        return False
     name = url.database or ":memory:"
     return ":memory:" in name or url.query.get("mode") == "memory"
-
-
-@contextmanager
-def _database_errors() -> Iterator[None]:
-    """Turns what a database throws into ``UnavailableError``, without statement or values."""
-    try:
-        yield
-    except (DBAPIError, PoolTimeoutError, OSError) as error:
-        reason = error.orig if isinstance(error, DBAPIError) else error
-        logger.error("the database failed: %s: %s", type(reason).__name__, reason)
-        kind = ConstraintError if isinstance(error, IntegrityError) else UnavailableError
-        raise kind(
-            f"the database failed ({type(reason).__name__}: {reason}): check that it is there, "
-            "that its disk has room, and that this process may write to it"
-        ) from None
-
-
-def _insert_event(event: KeyEvent) -> sa.Insert:
-    return sa.insert(api_key_events).values(
-        key_id=event.key_id,
-        at=event.at,
-        action=event.action,
-        actor=event.actor,
-        details=event.details,
-    )
-
-
-def _has_status(status: Status, now: datetime) -> sa.ColumnElement[bool]:
-    revoked = api_keys.c.revoked_at.is_not(None)
-    expired = sa.and_(api_keys.c.expires_at.is_not(None), api_keys.c.expires_at <= now)
-    return {
-        "revoked": revoked,
-        "expired": sa.and_(sa.not_(revoked), expired),
-        "active": sa.and_(sa.not_(revoked), sa.not_(expired)),
-    }[status]
-
-
-def _key(row: sa.RowMapping) -> APIKey:
-    values: dict[str, Any] = {name: row[name] for name in APIKey.__dataclass_fields__}
-    if not isinstance(values["scopes"], list):
-        raise TypeError("scopes are not a list")
-    values["scopes"] = frozenset(values["scopes"])
-    return APIKey(**values)

@@ -1,9 +1,17 @@
 """What keylatch asks of a database. Knows records only, no database and no framework."""
 
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from keylatch.records import APIKey, Cursor, KeyEvent, KeyRecord, Status
+from keylatch.listing import Cursor, KeyFilter
+from keylatch.records import APIKey, Change, KeyEvent, KeyRecord
+
+# A session or connection of the host application, of a type that only the store knows.
+Connection = Any
+# Says what becomes of a key, from the key as it is; raises to leave it as it is. It may be called
+# again, with the key read anew, where a transaction has to be repeated.
+Decide = Callable[[KeyRecord], Change]
 
 
 class DuplicateKeyError(Exception):
@@ -15,37 +23,59 @@ class Store(Protocol):
     """Keeps keys and their audit trail.
 
     Every method may raise ``UnavailableError``. A change and its event are written together or
-    not at all.
+    not at all. With a ``connection`` a call belongs to that connection's transaction, and
+    happened only if its owner commits; a store without transactions refuses one with a
+    ``ConfigurationError``.
     """
 
     async def open(self) -> None:
-        """Makes ready for use; may be called again."""
+        """Makes ready for use; may be called again. ``SchemaError`` if the tables do not fit."""
 
     async def close(self) -> None:
         """Lets go of connections; may be called again."""
 
-    async def insert(self, record: KeyRecord, event: KeyEvent) -> None:
-        """Adds a key. ``DuplicateKeyError`` if the id is taken."""
+    async def insert(
+        self, new: Sequence[tuple[KeyRecord, KeyEvent]], *, connection: Connection | None = None
+    ) -> None:
+        """Adds keys. ``DuplicateKeyError`` if an id is taken; the transaction can go on."""
 
-    async def load(self, key_id: str) -> KeyRecord | None:
+    async def load(self, key_id: str, *, connection: Connection | None = None) -> KeyRecord | None:
         """Reads a key by its id."""
 
     async def select(
         self,
+        wanted: KeyFilter,
         *,
-        owner: str | None,
-        status: Status | None,
-        now: datetime,
         after: Cursor | None,
         limit: int,
+        connection: Connection | None = None,
     ) -> list[APIKey]:
-        """Reads keys that pass every filter, the newest first; ties in descending order of id."""
+        """Reads keys that pass the filter, in its order, behind a place."""
 
-    async def revoke(self, event: KeyEvent) -> bool:
-        """Revokes ``event.key_id`` at ``event.at``, for ``event.details["reason"]``.
+    async def change(
+        self, key_id: str, decide: Decide, *, connection: Connection | None = None
+    ) -> Change | None:
+        """Changes a key, one change of it after the other. None if there is no such key.
 
-        Does nothing, and says so with False, if the key is missing or revoked already.
+        ``DuplicateKeyError`` if the successor's id is taken.
         """
 
-    async def events(self, key_id: str) -> list[KeyEvent]:
+    async def change_owned(
+        self, owner: str, decide: Decide, *, connection: Connection | None = None
+    ) -> list[Change]:
+        """Changes every unrevoked key of an owner, those made meanwhile included.
+
+        The decision must revoke.
+        """
+
+    async def purge(self, dead_since: datetime, *, connection: Connection | None = None) -> int:
+        """Deletes the keys that were revoked or had expired by a moment, with their events.
+
+        Returns how many. They go in portions: those that went stay gone when it fails.
+        """
+
+    async def changed(self, since: datetime, *, limit: int) -> list[tuple[str, datetime]]:
+        """Reads the ids of keys changed at or after a moment, and when: the oldest change first."""
+
+    async def events(self, key_id: str, *, connection: Connection | None = None) -> list[KeyEvent]:
         """Reads the audit trail of a key, the oldest entry first."""

@@ -57,7 +57,7 @@ def test_an_unknown_key_exits_with_3(cli, key_id):
         ("KEYLATCH_SECRET", ""),
         ("KEYLATCH_SECRET", "k1:hunter2"),
         ("KEYLATCH_DATABASE", "hunter2.db"),
-        ("KEYLATCH_DATABASE", "sqlite:///hunter2.db"),
+        ("KEYLATCH_DATABASE", "postgresql+pg8000://u:hunter2@host/keys"),
         ("KEYLATCH_DATABASE", "sqlite+aiosqlite:///:memory:"),
         ("KEYLATCH_DATABASE", "nothing://u:hunter2@host/keys"),
     ],

@@ -1,0 +1,450 @@
+"""What is done with keys beside verifying them: create, read, list, update, rotate, revoke, purge.
+
+Checks what callers pass in, lets the rules decide, and has the store keep it. Knows no web
+framework and no database.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from keylatch import bounds, changes
+from keylatch._native import Hasher, SecretRing, Token
+from keylatch.errors import UnavailableError, UnknownKeyError
+from keylatch.listing import Cursor, KeyFilter
+from keylatch.records import (
+    UNCHANGED,
+    APIKey,
+    Change,
+    KeyEvent,
+    KeyRecord,
+    NewKey,
+    Page,
+    Status,
+    Unchanged,
+)
+from keylatch.store import DuplicateKeyError, Store
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+    from sqlalchemy.orm import Session
+
+    HostConnection = AsyncSession | AsyncConnection | Session | Connection
+
+logger = logging.getLogger("keylatch")
+
+# A second duplicate among 2^80 ids is a broken random source, not chance.
+_MINT_ATTEMPTS: Final = 3
+
+
+class KeyManagement:
+    """The calls that manage keys, over a store.
+
+    Every call takes ``connection=``, a SQLAlchemy session or connection of either kind, and then
+    belongs to that transaction: it happened only once its owner commits.
+    """
+
+    _prefixes: Sequence[str]
+
+    def __init__(self, store: Store, ring: SecretRing, clock: Callable[[], datetime]) -> None:
+        self._store = store
+        self._ring = ring
+        self._hasher = Hasher(ring)
+        self._clock = clock
+        self._opened = False
+        self._warned = False
+
+    async def create(
+        self,
+        *,
+        name: str,
+        owner: str | None = None,
+        scopes: Iterable[str] = (),
+        expires_in: timedelta | None = None,
+        expires_at: datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        prefix: str | None = None,
+        actor: str | None = None,
+        connection: "HostConnection | None" = None,
+    ) -> NewKey:
+        """Makes a key.
+
+        Args:
+            name: What people call it, 1 to 255 characters.
+            owner: Whom it belongs to: an id of the host application, 1 to 255 characters.
+            scopes: What it may do; at most 64 names such as ``items:read``.
+            expires_in: How long it lives. It lives until revoked if neither is given.
+            expires_at: The moment, aware, at which it ends.
+            metadata: A JSON object of at most 8 KiB.
+            prefix: One of the collection's prefixes; the first one if left out.
+            actor: Who makes it, for the audit trail.
+            connection: A session or connection whose transaction this belongs to.
+
+        Returns:
+            The key and its token. Nothing keeps the token: show it once.
+
+        Raises:
+            ValueError: A value is outside its bounds; the text names them.
+            TypeError: A value is of another type than the annotation says.
+            UnavailableError: The database failed; nothing was written that would open anything.
+            OSError: The operating system gave no random bytes.
+        """
+        now = self._now()
+        wanted = APIKey(
+            id="",
+            prefix=self._own_prefix(prefix),
+            name=bounds.text(name, "name"),
+            owner=bounds.optional_text(owner, "owner"),
+            scopes=bounds.scopes(scopes),
+            metadata=bounds.metadata(metadata),
+            created_at=now,
+            expires_at=bounds.expiry(now=now, expires_at=expires_at, expires_in=expires_in),
+        )
+        actor = bounds.optional_text(actor, "actor")
+        await self._ready()
+        for _ in range(_MINT_ATTEMPTS):
+            token = Token.mint(wanted.prefix, self._ring)
+            record = self._record(wanted, token)
+            event = changes.created(record.key, actor)
+            try:
+                await self._store.insert([(record, event)], connection=connection)
+            except DuplicateKeyError:
+                continue
+            return NewKey(record.key, token.reveal())
+        raise UnavailableError("new key ids keep colliding: check the system's random source")
+
+    async def get(self, key_id: str, *, connection: "HostConnection | None" = None) -> APIKey:
+        """Reads a key.
+
+        Raises:
+            UnknownKeyError: No key has this id.
+            UnavailableError: The database failed.
+        """
+        key_id = _key_id_or_nothing(key_id)
+        await self._ready()
+        record = await self._store.load(key_id, connection=connection)
+        if record is None:
+            raise UnknownKeyError
+        return record.key
+
+    async def list(
+        self,
+        *,
+        owner: str | None = None,
+        prefix: str | None = None,
+        status: Status | None = None,
+        scope: str | None = None,
+        name: str | None = None,
+        unused_since: datetime | None = None,
+        expiring_before: datetime | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+        connection: "HostConnection | None" = None,
+    ) -> Page:
+        """Reads keys that pass every filter.
+
+        The newest come first; with ``status`` "revoked" or "expired" those that ended last; with
+        ``expiring_before`` those that end soonest.
+
+        Args:
+            owner: Only the keys of this owner.
+            prefix: Only those whose tokens begin with this prefix.
+            status: Only ``active``, ``expired`` or ``revoked`` keys.
+            scope: Only those that have this scope.
+            name: Only those of exactly this name.
+            unused_since: Only those neither used nor made since this moment, as far as uses were
+                counted.
+            expiring_before: Only those that end before this moment. Those that have ended
+                already are among them: add ``status="active"`` to leave them out.
+            limit: How many, 1 to 500.
+            cursor: The ``next_cursor`` of the page before, of a list with the same filters.
+            connection: A session or connection to read with.
+
+        Raises:
+            ValueError: A filter, the limit or the cursor is not one.
+            TypeError: One is of another type than the annotation says.
+            UnavailableError: The database failed.
+        """
+        if status not in (None, "active", "expired", "revoked"):
+            raise ValueError("status must be active, expired or revoked")
+        wanted = KeyFilter(
+            now=self._now(),
+            owner=bounds.optional_text(owner, "owner"),
+            prefix=bounds.optional_text(prefix, "prefix"),
+            status=status,
+            scope=None if scope is None else next(iter(bounds.scopes([scope]))),
+            name=bounds.optional_text(name, "name"),
+            unused_since=bounds.optional_utc(unused_since, "unused_since"),
+            expiring_before=bounds.optional_utc(expiring_before, "expiring_before"),
+        )
+        limit = bounds.page_limit(limit)
+        after = None if cursor is None else Cursor.decode(cursor, wanted.order)
+        await self._ready()
+        found = await self._store.select(
+            wanted, after=after, limit=limit + 1, connection=connection
+        )
+        items = found[:limit]
+        more = len(found) > limit
+        return Page(items, Cursor.behind(items[-1], wanted.order).encode() if more else None)
+
+    async def update(
+        self,
+        key_id: str,
+        *,
+        name: str | Unchanged = UNCHANGED,
+        scopes: Iterable[str] | Unchanged = UNCHANGED,
+        expires_at: datetime | Unchanged | None = UNCHANGED,
+        metadata: Mapping[str, Any] | Unchanged | None = UNCHANGED,
+        actor: str | None = None,
+        connection: "HostConnection | None" = None,
+    ) -> APIKey:
+        """Changes an active key; what is not given stays as it is.
+
+        Args:
+            key_id: Which.
+            name: Another name, 1 to 255 characters.
+            scopes: All the scopes that it has from now on.
+            expires_at: The moment, aware, at which it ends; None if it ends no more by itself. A
+                key that was rotated may end sooner, never later.
+            metadata: Another JSON object of at most 8 KiB, instead of the old one.
+            actor: Who, 1 to 255 characters, for the audit trail.
+            connection: A session or connection whose transaction this belongs to.
+
+        Raises:
+            UnknownKeyError: No key has this id.
+            KeyStateError: It is revoked or has expired, or was rotated and should live longer.
+            ValueError: A value is outside its bounds, or none is given.
+            TypeError: A value is of another type than the annotation says.
+            UnavailableError: The database failed.
+        """
+        key_id = _key_id_or_nothing(key_id)
+        edits: dict[str, Any] = {}
+        if name is not UNCHANGED:
+            edits["name"] = bounds.text(name, "name")
+        if scopes is not UNCHANGED:
+            edits["scopes"] = bounds.scopes(scopes)
+        if expires_at is not UNCHANGED:
+            edits["expires_at"] = bounds.optional_utc(expires_at, "expires_at")
+        if metadata is not UNCHANGED:
+            edits["metadata"] = bounds.metadata(metadata)
+        if not edits:
+            raise ValueError("nothing to update: give a name, scopes, expires_at or metadata")
+        actor = bounds.optional_text(actor, "actor")
+
+        def decide(record: KeyRecord) -> Change:
+            return changes.updated(record, edits, now=self._now(), actor=actor)
+
+        return (await self._change(key_id, decide, connection)).key
+
+    async def rotate(
+        self,
+        key_id: str,
+        *,
+        grace: timedelta,
+        expires_in: timedelta | None = None,
+        expires_at: datetime | None = None,
+        actor: str | None = None,
+        connection: "HostConnection | None" = None,
+    ) -> NewKey:
+        """Replaces an active key by a new one of the same owner, prefix, name, scopes and metadata.
+
+        The old key goes on for the grace, so that clients can change over, and ends with it, or
+        when it would have ended anyway if that is sooner. Its ``successor`` is the new key's id.
+
+        Args:
+            key_id: Which.
+            grace: How long the old key goes on; ``timedelta(0)`` ends it at once.
+            expires_in: How long the new key lives. If neither is given, for as long as the old
+                one was to live when it was made.
+            expires_at: The moment, aware, at which the new key ends.
+            actor: Who, 1 to 255 characters, for the audit trail.
+            connection: A session or connection whose transaction this belongs to.
+
+        Returns:
+            The new key and its token. Nothing keeps the token: show it once.
+
+        Raises:
+            UnknownKeyError: No key has this id.
+            KeyStateError: It is revoked, has expired, or was rotated before.
+            ValueError: A value is outside its bounds; the text names them.
+            TypeError: A value is of another type than the annotation says.
+            UnavailableError: The database failed.
+            OSError: The operating system gave no random bytes.
+        """
+        key_id = _key_id_or_nothing(key_id)
+        actor = bounds.optional_text(actor, "actor")
+        bounds.grace(grace, now=self._now())
+        bounds.expiry(now=self._now(), expires_at=expires_at, expires_in=expires_in)
+        made: dict[str | None, NewKey] = {}  # one for each time that a transaction was begun
+
+        def mint(wanted: APIKey) -> KeyRecord:
+            token = Token.mint(wanted.prefix, self._ring)
+            record = self._record(wanted, token)
+            made[record.key.id] = NewKey(record.key, token.reveal())
+            return record
+
+        def decide(record: KeyRecord) -> Change:
+            return changes.rotated(
+                record,
+                mint,
+                grace=grace,
+                expires_at=expires_at,
+                expires_in=expires_in,
+                now=self._now(),
+                actor=actor,
+            )
+
+        return made[(await self._change(key_id, decide, connection)).key.successor]
+
+    async def revoke(
+        self,
+        key_id: str,
+        *,
+        reason: str | None = None,
+        actor: str | None = None,
+        connection: "HostConnection | None" = None,
+    ) -> APIKey:
+        """Revokes a key, for good: once this returns, its token opens nothing.
+
+        Revoking it again changes nothing, and keeps the first reason. A successor, which a
+        rotation left, is a key of its own, and goes on.
+
+        Args:
+            key_id: Which.
+            reason: Why, 1 to 255 characters, for the audit trail.
+            actor: Who, 1 to 255 characters, for the audit trail.
+            connection: A session or connection whose transaction this belongs to.
+
+        Raises:
+            UnknownKeyError: No key has this id.
+            ValueError: The reason or the actor is outside its bounds.
+            UnavailableError: The database failed.
+        """
+        key_id = _key_id_or_nothing(key_id)
+        await self._change(key_id, self._revocation(reason, actor), connection)
+        revoked = await self.get(key_id, connection=connection)
+        if revoked.revoked_at is None:
+            raise UnavailableError("the revocation did not reach the database: revoke it again")
+        return revoked
+
+    async def revoke_all(
+        self,
+        *,
+        owner: str,
+        reason: str | None = None,
+        actor: str | None = None,
+        connection: "HostConnection | None" = None,
+    ) -> Sequence[str]:
+        """Revokes every key of an owner, also those that a rotation makes meanwhile.
+
+        Keys that are created while it runs may stay: stop those who create them first.
+
+        Args:
+            owner: Whose.
+            reason: Why, 1 to 255 characters, for the audit trail.
+            actor: Who, 1 to 255 characters, for the audit trail.
+            connection: A session or connection whose transaction this belongs to.
+
+        Returns:
+            The ids of the keys that this call revoked.
+
+        Raises:
+            ValueError: A value is outside its bounds.
+            UnavailableError: The database failed. Some keys may be revoked: call it again.
+        """
+        owner = bounds.text(owner, "owner")
+        decide = self._revocation(reason, actor)
+        await self._ready()
+        changed = await self._store.change_owned(owner, decide, connection=connection)
+        return [change.key.id for change in changed]
+
+    async def events(
+        self, key_id: str, *, connection: "HostConnection | None" = None
+    ) -> Sequence[KeyEvent]:
+        """Reads the audit trail of a key, the oldest entry first.
+
+        Raises:
+            UnknownKeyError: No key has this id.
+            UnavailableError: The database failed.
+        """
+        key_id = _key_id_or_nothing(key_id)
+        await self.get(key_id, connection=connection)
+        return await self._store.events(key_id, connection=connection)
+
+    async def purge(
+        self, *, dead_for: timedelta, connection: "HostConnection | None" = None
+    ) -> int:
+        """Deletes keys that were revoked, or have expired, long ago, with their audit trails.
+
+        Args:
+            dead_for: How long they must have been dead.
+            connection: A session or connection whose transaction this belongs to.
+
+        Returns:
+            How many.
+
+        Raises:
+            ValueError: The duration is negative.
+            UnavailableError: The database failed. Some keys may be gone: call it again.
+        """
+        dead_since = bounds.moment_ago(dead_for, "dead_for", now=self._now())
+        await self._ready()
+        return await self._store.purge(dead_since, connection=connection)
+
+    async def _change(
+        self, key_id: str, decide: Callable[[KeyRecord], Change], connection: Any
+    ) -> Change:
+        await self._ready()
+        for _ in range(_MINT_ATTEMPTS):
+            try:
+                changed = await self._store.change(key_id, decide, connection=connection)
+            except DuplicateKeyError:
+                continue
+            if changed is None:
+                raise UnknownKeyError
+            return changed
+        raise UnavailableError("new key ids keep colliding: check the system's random source")
+
+    def _revocation(self, reason: str | None, actor: str | None) -> Callable[[KeyRecord], Change]:
+        reason, actor = bounds.optional_text(reason, "reason"), bounds.optional_text(actor, "actor")
+        now = self._now()
+
+        def decide(record: KeyRecord) -> Change:
+            # One moment for all of them; a successor may have been made after it.
+            at = max(now, record.key.created_at)
+            return changes.revoked(record, now=at, reason=reason, actor=actor)
+
+        return decide
+
+    def _record(self, key: APIKey, token: Token) -> KeyRecord:
+        return KeyRecord(replace(key, id=token.key_id), self._hasher.hash(token))
+
+    def _own_prefix(self, prefix: str | None) -> str:
+        if prefix is None:
+            return self._prefixes[0]
+        if prefix not in self._prefixes:
+            raise ValueError("prefix must be one of the collection's: " + ", ".join(self._prefixes))
+        return prefix
+
+    async def _ready(self) -> None:
+        if self._opened:
+            return
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "these API keys were not started: use FastAPI(lifespan=keys.lifespan), or "
+                "async with keys"
+            )
+        await self._store.open()
+        self._opened = True
+
+    def _now(self) -> datetime:
+        return bounds.utc(self._clock(), "the clock's time")
+
+
+def _key_id_or_nothing(key_id: str) -> str:
+    """Drops what is no key id: it may be a token, which a traceback with locals would show."""
+    return key_id if bounds.is_key_id(key_id) else ""

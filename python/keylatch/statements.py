@@ -1,0 +1,277 @@
+"""Reading and writing keys in SQL: units of work, as functions of a connection.
+
+Every statement stands once, for SQLite, PostgreSQL and MariaDB. Knows records and tables, no
+engine and no event loop.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.compiler import compiles
+
+from keylatch.errors import UnavailableError
+from keylatch.listing import Cursor, KeyFilter
+from keylatch.records import APIKey, Change, KeyEvent, KeyRecord
+from keylatch.store import Decide, DuplicateKeyError
+from keylatch.tables import api_key_events, api_keys
+
+_FIELDS: Final = tuple(APIKey.__dataclass_fields__)
+_KEY: Final = sa.select(*(api_keys.c[name] for name in _FIELDS))
+_RECORD: Final = _KEY.add_columns(api_keys.c.hash)
+_LOAD: Final = _RECORD.where(api_keys.c.id == sa.bindparam("key_id"))
+# FOR UPDATE reads what is committed now, also on MariaDB, whose snapshots are older. SQLite has
+# no such clause.
+_LOCK: Final = _LOAD.with_for_update()
+# SQLite locks the whole database, with the first statement that may write.
+_LOCK_SQLITE: Final = (
+    sa.update(api_keys).where(api_keys.c.id == "").values(use_count=api_keys.c.use_count)
+)
+# How many rows are changed by one statement: their ids fit into one packet of any database.
+_PORTION: Final = 500
+
+
+def insert(connection: sa.Connection, new: Sequence[tuple[KeyRecord, KeyEvent]]) -> None:
+    """Adds keys and their events. ``DuplicateKeyError`` if an id is taken."""
+    rows = [_row(record) | {"updated_at": event.at} for record, event in new]
+    if connection.dialect.name == "postgresql":
+        # An error would spoil the transaction, which may be the host's.
+        statement = postgresql.insert(api_keys).on_conflict_do_nothing(index_elements=["id"])
+        for start in range(0, len(rows), _PORTION):
+            portion = rows[start : start + _PORTION]
+            written = statement.values(portion).returning(api_keys.c.id)
+            if len(connection.scalars(written).all()) != len(portion):
+                raise DuplicateKeyError
+    else:
+        try:
+            connection.execute(sa.insert(api_keys), rows)
+        except IntegrityError:
+            # Something of the host's own, such as a trigger, may have refused the row.
+            if not any(_lock(connection, row["id"]) for row in rows):
+                raise
+            raise DuplicateKeyError from None
+    _write_events(connection, [event for _, event in new])
+
+
+def load(connection: sa.Connection, key_id: str) -> KeyRecord | None:
+    """Reads a key by its id."""
+    with _decoding():
+        row = connection.execute(_LOAD, {"key_id": key_id}).mappings().one_or_none()
+        return None if row is None else _record(row)
+
+
+def select(
+    connection: sa.Connection, wanted: KeyFilter, after: Cursor | None, limit: int
+) -> list[APIKey]:
+    """Reads keys that pass a filter, all of which is applied before paging."""
+    order = wanted.order
+    moment, key_id = api_keys.c[order.moment], api_keys.c.id
+    query = _KEY.where(*_conditions(wanted)).limit(limit)
+    if after is not None:
+        # The first condition lets an index find the place, the second one is exact.
+        if order.descending:
+            query = query.where(
+                moment <= after.moment, sa.or_(moment < after.moment, key_id < after.key_id)
+            )
+        else:
+            query = query.where(
+                moment >= after.moment, sa.or_(moment > after.moment, key_id > after.key_id)
+            )
+    if order.descending:
+        query = query.order_by(moment.desc(), key_id.desc())
+    else:
+        query = query.order_by(moment, key_id)
+    with _decoding():
+        return [_key(row) for row in connection.execute(query).mappings()]
+
+
+def change(connection: sa.Connection, key_id: str, decide: Decide) -> Change | None:
+    """Changes a key that nobody else can change meanwhile."""
+    record = _lock(connection, key_id)
+    if record is None:
+        return None
+    changed = decide(record)
+    if changed.successor is not None:
+        insert(connection, [changed.successor])
+    _apply(connection, [(record.key, changed)])
+    return changed
+
+
+def change_owned(connection: sa.Connection, owner: str, decide: Decide) -> list[Change]:
+    """Changes a portion of an owner's unrevoked keys. None are left where it returns none.
+
+    It has to be asked again: a rotation that was committed while its key was waited for left a
+    successor, which only another statement sees.
+    """
+    query = (
+        _RECORD.where(api_keys.c.owner == owner, api_keys.c.revoked_at.is_(None))
+        .order_by(api_keys.c.created_at, api_keys.c.id)
+        .limit(_PORTION)
+        .with_for_update()
+    )
+    _lock_sqlite(connection)
+    with _decoding():
+        records = [_record(row) for row in connection.execute(query).mappings()]
+    portion = [(record.key, decide(record)) for record in records]
+    _apply(connection, portion)
+    return [changed for _, changed in portion]
+
+
+def purge(connection: sa.Connection, dead_since: datetime) -> int:
+    """Deletes a portion of the keys that were dead by a moment. Returns how many."""
+    _lock_sqlite(connection)
+    dead = (
+        sa.select(api_keys.c.id)
+        .where(
+            sa.or_(api_keys.c.revoked_at <= dead_since, api_keys.c.expires_at <= dead_since),
+        )
+        .limit(_PORTION)
+        .with_for_update()
+    )
+    ids = connection.scalars(dead).all()
+    if ids:
+        connection.execute(sa.delete(api_key_events).where(api_key_events.c.key_id.in_(ids)))
+        connection.execute(sa.delete(api_keys).where(api_keys.c.id.in_(ids)))
+    return len(ids)
+
+
+def changed(connection: sa.Connection, since: datetime, limit: int) -> list[tuple[str, datetime]]:
+    """Reads the ids of keys that changed at or after a moment, the oldest change first."""
+    key = api_keys.c
+    query = (
+        sa.select(key.id, key.updated_at)
+        .where(key.updated_at >= since)
+        .order_by(key.updated_at, key.id)
+        .limit(limit)
+    )
+    return [(row.id, row.updated_at) for row in connection.execute(query)]
+
+
+def events(connection: sa.Connection, key_id: str) -> list[KeyEvent]:
+    """Reads the audit trail of a key, the oldest entry first."""
+    event = api_key_events.c
+    query = (
+        sa.select(event.key_id, event.at, event.action, event.actor, event.details)
+        .where(event.key_id == key_id)
+        .order_by(event.id)
+    )
+    with _decoding():
+        return [KeyEvent(**row) for row in connection.execute(query).mappings()]
+
+
+def _conditions(wanted: KeyFilter) -> Iterator[sa.ColumnElement[bool]]:
+    key = api_keys.c
+    for column, value in ((key.owner, wanted.owner), (key.prefix, wanted.prefix)):
+        if value is not None:
+            yield column == value
+    if wanted.name is not None:
+        yield key.name == wanted.name
+    if wanted.scope is not None:
+        # The quotes of JSON stand around each name, and no name holds one.
+        yield _position(sa.type_coerce(key.scopes, sa.Text), f'"{wanted.scope}"') > 0
+    if wanted.unused_since is not None:
+        yield sa.func.coalesce(key.last_used_at, key.created_at) < wanted.unused_since
+    if wanted.expiring_before is not None:
+        yield key.expires_at < wanted.expiring_before
+    match wanted.status:
+        case "revoked":
+            yield key.revoked_at.is_not(None)
+        case "expired":
+            yield key.revoked_at.is_(None)
+            yield key.expires_at <= wanted.now
+        case "active":
+            yield key.revoked_at.is_(None)
+            yield sa.or_(key.expires_at.is_(None), key.expires_at > wanted.now)
+
+
+class _position(sa.sql.functions.GenericFunction[int]):  # noqa: N801 - SQL's own name for it
+    """Where a text stands in another one, case included; 0 if nowhere."""
+
+    name = "instr"
+    type = sa.Integer()
+    inherit_cache = True
+
+
+@compiles(_position, "postgresql")
+def _strpos(element: _position, compiler: sa.sql.compiler.SQLCompiler, **options: Any) -> str:
+    within, sought = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"strpos(CAST({within} AS TEXT), {sought})"
+
+
+def _apply(connection: sa.Connection, changes: Sequence[tuple[APIKey, Change]]) -> None:
+    """Writes the fields that changed and no others: a whole row would undo what others wrote."""
+    rows = [
+        (_edits(old, changed.key, changed.event), old.id)
+        for old, changed in changes
+        if changed.event is not None
+    ]
+    for values, alike in groupby(rows, key=itemgetter(0)):
+        ids = [key_id for _, key_id in alike]
+        connection.execute(sa.update(api_keys).where(api_keys.c.id.in_(ids)).values(values))
+    _write_events(connection, [each.event for _, each in changes if each.event is not None])
+
+
+def _edits(old: APIKey, new: APIKey, event: KeyEvent) -> dict[str, Any]:
+    names = [name for name in _FIELDS if getattr(new, name) != getattr(old, name)]
+    values: dict[str, Any] = {name: getattr(new, name) for name in names}
+    values["updated_at"] = event.at
+    if "scopes" in values:
+        values["scopes"] = sorted(new.scopes)
+    if "revoked_at" in values:
+        values["revoked_reason"] = event.details["reason"]
+    return values
+
+
+def _write_events(connection: sa.Connection, new: Sequence[KeyEvent]) -> None:
+    names = ("key_id", "at", "action", "actor", "details")
+    if new:
+        rows = [{name: getattr(event, name) for name in names} for event in new]
+        connection.execute(sa.insert(api_key_events), rows)
+
+
+def _lock(connection: sa.Connection, key_id: str) -> KeyRecord | None:
+    """Reads a key that nobody else can change until the transaction ends."""
+    _lock_sqlite(connection)
+    with _decoding():
+        row = connection.execute(_LOCK, {"key_id": key_id}).mappings().one_or_none()
+        return None if row is None else _record(row)
+
+
+def _lock_sqlite(connection: sa.Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        connection.execute(_LOCK_SQLITE)
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        # Not chained: the error of a JSON parser carries the whole text.
+        raise UnavailableError(
+            f"a row of the keys' tables is damaged ({type(error).__name__}): restore it, or "
+            "delete it"
+        ) from None
+
+
+def _row(record: KeyRecord) -> dict[str, Any]:
+    values: dict[str, Any] = {name: getattr(record.key, name) for name in _FIELDS}
+    return values | {"hash": record.hash, "scopes": sorted(record.key.scopes)}
+
+
+def _record(row: sa.RowMapping) -> KeyRecord:
+    return KeyRecord(_key(row), row["hash"])
+
+
+def _key(row: sa.RowMapping) -> APIKey:
+    values: dict[str, Any] = {name: row[name] for name in _FIELDS}
+    if not isinstance(values["scopes"], list):
+        raise TypeError("scopes are not a list")
+    values["scopes"] = frozenset(values["scopes"])
+    return APIKey(**values)
