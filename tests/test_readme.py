@@ -65,14 +65,17 @@ def test_the_other_snippets_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KEYLATCH_SECRET", SecretRing.generate())
     names: dict[str, object] = {}
+    life, transaction, primitives = PYTHON[1:]
     exec(PYTHON[0], names)
-    body = textwrap.indent(PYTHON[1], "    ")
-    exec(f"async def snippet(keys):\n{body}", names)
-    asyncio.run(names["snippet"](names["keys"]))
+    for snippet in (life, transaction):
+        body = textwrap.indent(snippet, "    ")
+        exec(f"async def snippet(keys, APIKeys):\n{body}", names)
+        asyncio.run(names["snippet"](names["keys"], names["APIKeys"]))
     shown = capsys.readouterr().out
     assert "acme_live_" in shown
-    assert "revoked ops" in shown
-    exec(PYTHON[2], names)
+    for event in ("updated ada", "rotated None", "revoked ops"):
+        assert event in shown
+    exec(primitives, names)
 
 
 def test_the_table_of_answers_is_complete():

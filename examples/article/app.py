@@ -60,17 +60,21 @@ async def generate_api_key(
     scopes: Iterable[str] = (),
     expires_at: datetime | None = None,
     actor: str,
+    db: AsyncSession | None = None,
 ) -> NewKey:
     """Makes a key of this user's, and saves its hash. Its token is not kept: show it once."""
     return await keys.create(
-        name=name, owner=user.id, scopes=scopes, expires_at=expires_at, actor=actor
+        name=name, owner=user.id, scopes=scopes, expires_at=expires_at, actor=actor, connection=db
     )
 
 
 async def save_generated_key(user_id: str, db: AsyncSession, *, name: str, actor: str) -> NewKey:
-    """Gives the user of this name a key that may make others. For manage.py: no route does it."""
+    """Gives the user of this name a key that may make others, once the session is committed.
+
+    For manage.py: no route does it.
+    """
     user = (await db.scalars(select(Users).where(Users.user_id == user_id))).one()
-    return await generate_api_key(user, name=name, scopes=["keys:write"], actor=actor)
+    return await generate_api_key(user, name=name, scopes=["keys:write"], actor=actor, db=db)
 
 
 async def verify_api_key(key: Annotated[APIKey, Security(api_key_header)], db: Database) -> Users:

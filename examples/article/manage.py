@@ -11,12 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 
 async def add_user(options: argparse.Namespace, db: AsyncSession) -> None:
-    """Adds a user with a first key."""
+    """Adds a user with a first key: both or neither."""
     db.add(
         Users(user_id=options.user_id, first_name=options.first_name, last_name=options.last_name)
     )
     try:
-        await db.commit()
+        await db.flush()
     except IntegrityError:
         raise SystemExit(f"There is a user {options.user_id} already: use add-key") from None
     await add_key(options, db)
@@ -25,17 +25,17 @@ async def add_user(options: argparse.Namespace, db: AsyncSession) -> None:
 async def add_key(options: argparse.Namespace, db: AsyncSession) -> None:
     """Gives a user another key, such as one who has lost theirs."""
     new = await save_generated_key(options.user_id, db, name=options.name, actor="manage.py")
+    await db.commit()
     # Only the token goes to standard output, so that a shell can take it.
     print(f"Key {new.key.id} for {options.user_id}, shown this once:", file=sys.stderr)
     print(new.token)
 
 
 async def remove_user(options: argparse.Namespace, db: AsyncSession) -> None:
-    """Revokes a user's keys, then removes the user."""
+    """Revokes a user's keys and removes the user: both or neither."""
     user = (await db.scalars(select(Users).where(Users.user_id == options.user_id))).one()
-    while active := (await keys.list(owner=user.id, status="active", limit=500)).items:
-        for key in active:
-            await keys.revoke(key.id, reason="its user was removed", actor="manage.py")
+    reason = "its user was removed"
+    await keys.revoke_all(owner=user.id, reason=reason, actor="manage.py", connection=db)
     await db.delete(user)
     await db.commit()
 
