@@ -43,11 +43,10 @@ def insert(connection: sa.Connection, new: Sequence[tuple[KeyRecord, KeyEvent]])
     if connection.dialect.name == "postgresql":
         # An error would spoil the transaction, which may be the host's.
         statement = postgresql.insert(api_keys).on_conflict_do_nothing(index_elements=["id"])
-        for start in range(0, len(rows), _PORTION):
-            portion = rows[start : start + _PORTION]
-            written = statement.values(portion).returning(api_keys.c.id)
-            if len(connection.scalars(written).all()) != len(portion):
-                raise DuplicateKeyError
+        # Not as one VALUES of all rows, which SQLAlchemy would compile anew each time.
+        written = connection.scalars(statement.returning(api_keys.c.id), rows).all()
+        if len(written) != len(rows):
+            raise DuplicateKeyError
     else:
         try:
             connection.execute(sa.insert(api_keys), rows)
