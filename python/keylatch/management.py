@@ -271,8 +271,7 @@ class KeyManagement:
             KeyStateError: It is revoked, has expired, or was rotated before.
             ValueError: A value is outside its bounds; the text names them.
             TypeError: A value is of another type than the annotation says.
-            UnavailableError: The database failed.
-            OSError: The operating system gave no random bytes.
+            UnavailableError: The database failed, or the operating system gave no random bytes.
         """
         key_id = _key_id_or_nothing(key_id)
         actor = bounds.optional_text(actor, "actor")
@@ -281,8 +280,12 @@ class KeyManagement:
         made: dict[str | None, NewKey] = {}  # one for each time that a transaction was begun
 
         def mint(wanted: APIKey) -> KeyRecord:
-            token = Token.mint(wanted.prefix, self._ring)
-            record = self._record(wanted, token)
+            try:
+                token = Token.mint(wanted.prefix, self._ring)
+                record = self._record(wanted, token)
+            except OSError as error:
+                # Here in the middle of a transaction, where it would be taken for the database's.
+                raise UnavailableError(f"the random source failed: {error}") from None
             made[record.key.id] = NewKey(record.key, token.reveal())
             return record
 
