@@ -12,9 +12,10 @@ from typing import Any
 import databases
 import pytest
 import stores
+from hosts import Host
 from hypothesis import settings
 
-from keylatch import APIKeys, SecretRing
+from keylatch import APIKeys, SecretRing, Token, parse
 from keylatch.memory import MemoryStore
 from keylatch.sqlalchemy import SQLAlchemyStore
 from keylatch.store import Store
@@ -104,6 +105,45 @@ async def keys(store: Store, secret: str, clock: Clock) -> AsyncIterator[APIKeys
     """A started collection in each kind of store."""
     async with APIKeys(store, prefix="acme_live", secret=secret, clock=clock) as keys:
         yield keys
+
+
+@pytest.fixture
+def engine_options() -> dict[str, Any]:
+    """How the engine of the application is made; a test that wants it otherwise parametrizes it."""
+    return {}
+
+
+@pytest.fixture
+async def host(engine_name: str, engine_options: dict[str, Any]) -> AsyncIterator[Host]:
+    """An application with a table of its own in the database of the keys, on each engine."""
+    with stores.key_database(engine_name) as url:
+        async with Host.at(url, **engine_options) as host:
+            yield host
+
+
+@pytest.fixture
+async def host_keys(host: Host, secret: str, clock: Clock) -> AsyncIterator[APIKeys]:
+    """A started collection on the engine of that application."""
+    async with APIKeys(host.engine, prefix="acme_live", secret=secret, clock=clock) as keys:
+        yield keys
+
+
+@pytest.fixture
+def mint_first(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Token]]:
+    """Has these tokens minted before new ones, and tells which are still to come."""
+
+    def mint_first(*texts: str) -> list[Token]:
+        tokens = [parse(text) for text in texts]
+
+        class Minting:
+            @staticmethod
+            def mint(prefix: str, ring: SecretRing) -> Token:
+                return tokens.pop(0) if tokens else Token.mint(prefix, ring)
+
+        monkeypatch.setattr("keylatch.management.Token", Minting)
+        return tokens
+
+    return mint_first
 
 
 @pytest.fixture

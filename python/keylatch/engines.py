@@ -8,14 +8,21 @@ import asyncio
 import contextvars
 import logging
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    UnboundExecutionError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
@@ -66,18 +73,26 @@ class Database:
         source: A URL, or an Engine or AsyncEngine of the host application, which stays the
             host's: it is never disposed of here.
         deadline: How long an answer may take, in seconds.
+        writes: A statement that stands for those that write, for sessions of several engines.
 
     Raises:
         ConfigurationError: The URL or engine cannot be used; the text says what to do.
     """
 
-    def __init__(self, source: str | sa.Engine | AsyncEngine, *, deadline: float) -> None:
+    def __init__(
+        self,
+        source: str | sa.Engine | AsyncEngine,
+        *,
+        deadline: float,
+        writes: sa.ClauseElement | None = None,
+    ) -> None:
         self._owned = not isinstance(source, sa.Engine | AsyncEngine)
         try:
             self.engine = _engine(source, deadline)
         finally:
             del source  # its password would show in a traceback with locals
         self._deadline = deadline
+        self._writes = writes
         self._process = os.getpid()
         self._threads: ThreadPoolExecutor | None = None
 
@@ -157,9 +172,11 @@ class Database:
             connection = connection()
 
         def in_session(session: Session) -> T:
-            return in_connection(session.connection())
+            return in_connection(self._of_session(session))
 
         def in_connection(connection: sa.Connection) -> T:
+            if not connection.in_transaction():
+                connection.begin()  # as a statement would: hosts hang a BEGIN of their own on it
             refuse_autocommit(connection)
             return unit(connection)
 
@@ -179,25 +196,37 @@ class Database:
             f"{type(connection).__name__}"
         )
 
+    def _of_session(self, session: Session) -> sa.Connection:
+        try:
+            # A session of several engines is asked for the one that takes what is written here.
+            return session.connection({"clause": self._writes})
+        except UnboundExecutionError:
+            raise ConfigurationError(
+                "the session has no engine for keylatch's tables: add those of "
+                "keylatch.sqlalchemy.metadata to its binds=, or pass a connection"
+            ) from None
+
     async def _uninterrupted(self, function: Callable[..., T], *arguments: Any) -> T:
         """In a thread that is waited for even if the caller is cancelled.
 
         What belongs to the host must not be used by two threads at once, and the host goes on to
         roll it back.
         """
-        future = asyncio.ensure_future(self._thread(function, *arguments))
+        future = self._thread(function, *arguments)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            await asyncio.wait([future])
+            while not future.done():
+                with suppress(asyncio.CancelledError):  # anyio cancels until it is obeyed
+                    await asyncio.wait([future])
             raise
 
-    async def _thread(self, function: Callable[..., T], *arguments: Any) -> T:
+    def _thread(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="keylatch")
         context = contextvars.copy_context()
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, context.run, function, *arguments)
+        return loop.run_in_executor(self._threads, context.run, function, *arguments)
 
     @asynccontextmanager
     async def _errors(self) -> AsyncIterator[None]:
@@ -239,9 +268,7 @@ def refuse_autocommit(connection: sa.Connection) -> None:
     """
     pooled: Any = connection.connection
     if connection.dialect.name == "sqlite":
-        # A host that turns off the driver's own transactions may still begin them by itself.
-        driver = pooled.driver_connection
-        autocommit = driver.isolation_level is None and not driver.in_transaction
+        autocommit = _sqlite_autocommits(pooled.driver_connection)
     else:
         try:
             autocommit = connection.dialect.detect_autocommit_setting(pooled.dbapi_connection)
@@ -252,6 +279,16 @@ def refuse_autocommit(connection: sa.Connection) -> None:
             "the engine or connection commits each statement by itself: make it without the "
             "isolation level AUTOCOMMIT"
         )
+
+
+def _sqlite_autocommits(driver: Any) -> bool:
+    # Since Python 3.12 there is a switch for it, which aiosqlite hides, and which leaves what a
+    # host begins by itself uncommitted.
+    with suppress(sqlite3.ProgrammingError):  # of another thread
+        if getattr(getattr(driver, "_conn", driver), "autocommit", False) is True:
+            return True
+    # A host that turns off the driver's own transactions may still begin them by itself.
+    return driver.isolation_level is None and not driver.in_transaction
 
 
 def _transaction(connection: sa.Connection, unit: Unit[T], attempt: _Attempt) -> T:

@@ -327,8 +327,10 @@ class KeyManagement:
             UnavailableError: The database failed.
         """
         key_id = _key_id_or_nothing(key_id)
-        await self._change(key_id, self._revocation(reason, actor), connection)
-        revoked = await self.get(key_id, connection=connection)
+        changed = await self._change(key_id, self._revocation(reason, actor), connection)
+        if connection is not None:
+            return changed.key  # as it was locked: what the host's snapshot shows may be older
+        revoked = await self.get(key_id)
         if revoked.revoked_at is None:
             raise UnavailableError("the revocation did not reach the database: revoke it again")
         return revoked

@@ -18,7 +18,7 @@ from keylatch.errors import ConfigurationError
 from keylatch.listing import Cursor, KeyFilter
 from keylatch.records import APIKey, Change, KeyEvent, KeyRecord
 from keylatch.store import Connection, Decide
-from keylatch.tables import metadata
+from keylatch.tables import api_keys, metadata
 
 # An hour: what takes longer is no answer to a request.
 MAX_DEADLINE: Final = 3600
@@ -48,7 +48,7 @@ class SQLAlchemyStore:
         if not 0 < deadline <= MAX_DEADLINE:
             raise ConfigurationError(f"deadline must be 0 to {MAX_DEADLINE} seconds")
         try:
-            self._database = Database(database, deadline=deadline)
+            self._database = Database(database, deadline=deadline, writes=sa.update(api_keys))
         finally:
             del database  # its password would show in a traceback with locals
         engine = self._database.engine
