@@ -30,7 +30,8 @@ PYTHON_ARROWS = {
     "tables": set(),
     "engines": {"errors"},
     "schema": {"engines", "errors", "tables"},
-    "statements": {"errors", "listing", "records", "store", "tables"},
+    "paging": {"listing", "tables"},
+    "statements": {"errors", "listing", "paging", "records", "store", "tables"},
     "sqlalchemy": {
         "engines",
         "errors",
@@ -71,6 +72,7 @@ KNOW_PYO3 = {"python", "lib"}
 THIRD_PARTIES = {
     "engines": {"sqlalchemy"},
     "schema": {"sqlalchemy"},
+    "paging": {"sqlalchemy"},
     "statements": {"sqlalchemy"},
     "sqlalchemy": {"sqlalchemy"},
     "tables": {"sqlalchemy"},

@@ -14,10 +14,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.compiler import compiles
 
 from keylatch.errors import UnavailableError
 from keylatch.listing import Cursor, KeyFilter
+from keylatch.paging import page
 from keylatch.records import APIKey, Change, KeyEvent, KeyRecord
 from keylatch.store import Decide, DuplicateKeyError
 from keylatch.tables import api_key_events, api_keys
@@ -69,23 +69,7 @@ def select(
     connection: sa.Connection, wanted: KeyFilter, after: Cursor | None, limit: int
 ) -> list[APIKey]:
     """Reads keys that pass a filter, all of which is applied before paging."""
-    order = wanted.order
-    moment, key_id = api_keys.c[order.moment], api_keys.c.id
-    query = _KEY.where(*_conditions(wanted)).limit(limit)
-    if after is not None:
-        # The first condition lets an index find the place, the second one is exact.
-        if order.descending:
-            query = query.where(
-                moment <= after.moment, sa.or_(moment < after.moment, key_id < after.key_id)
-            )
-        else:
-            query = query.where(
-                moment >= after.moment, sa.or_(moment > after.moment, key_id > after.key_id)
-            )
-    if order.descending:
-        query = query.order_by(moment.desc(), key_id.desc())
-    else:
-        query = query.order_by(moment, key_id)
+    query = page(_KEY, wanted, after, dialect=connection.dialect.name).limit(limit)
     with _decoding():
         return [_key(row) for row in connection.execute(query).mappings()]
 
@@ -162,45 +146,6 @@ def events(connection: sa.Connection, key_id: str) -> list[KeyEvent]:
     )
     with _decoding():
         return [KeyEvent(**row) for row in connection.execute(query).mappings()]
-
-
-def _conditions(wanted: KeyFilter) -> Iterator[sa.ColumnElement[bool]]:
-    key = api_keys.c
-    for column, value in ((key.owner, wanted.owner), (key.prefix, wanted.prefix)):
-        if value is not None:
-            yield column == value
-    if wanted.name is not None:
-        yield key.name == wanted.name
-    if wanted.scope is not None:
-        # The quotes of JSON stand around each name, and no name holds one.
-        yield _position(sa.type_coerce(key.scopes, sa.Text), f'"{wanted.scope}"') > 0
-    if wanted.unused_since is not None:
-        yield sa.func.coalesce(key.last_used_at, key.created_at) < wanted.unused_since
-    if wanted.expiring_before is not None:
-        yield key.expires_at < wanted.expiring_before
-    match wanted.status:
-        case "revoked":
-            yield key.revoked_at.is_not(None)
-        case "expired":
-            yield key.revoked_at.is_(None)
-            yield key.expires_at <= wanted.now
-        case "active":
-            yield key.revoked_at.is_(None)
-            yield sa.or_(key.expires_at.is_(None), key.expires_at > wanted.now)
-
-
-class _position(sa.sql.functions.GenericFunction[int]):  # noqa: N801 - SQL's own name for it
-    """Where a text stands in another one, case included; 0 if nowhere."""
-
-    name = "instr"
-    type = sa.Integer()
-    inherit_cache = True
-
-
-@compiles(_position, "postgresql")
-def _strpos(element: _position, compiler: sa.sql.compiler.SQLCompiler, **options: Any) -> str:
-    within, sought = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"strpos(CAST({within} AS TEXT), {sought})"
 
 
 def _apply(connection: sa.Connection, changes: Sequence[tuple[APIKey, Change]]) -> None:
