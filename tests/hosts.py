@@ -109,21 +109,21 @@ class Host:
         return cls((create_async_engine if asynchronous else sa.create_engine)(url, **options))
 
     async def __aenter__(self) -> Self:
-        await self._run(Base.metadata.create_all)
+        await self.run(Base.metadata.create_all)
         return self
 
     async def __aexit__(self, *error: object) -> None:
         """Every connection has come back, and nothing holds a lock on the table."""
         try:
             assert self.core.pool.checkedout() == 0
-            await self._run(Base.metadata.drop_all)
+            await self.run(Base.metadata.drop_all)
         finally:
             await settled(self.engine.dispose())
 
     def session(self, **options: Any) -> Any:
         """A session that has not begun."""
         maker = async_sessionmaker if self.asynchronous else sessionmaker
-        return maker(self.engine, **options)()
+        return maker(**{"bind": self.engine} | options)()
 
     @asynccontextmanager
     async def transaction(self, kind: str = "session") -> AsyncIterator[Transaction]:
@@ -149,7 +149,8 @@ class Host:
         async with self.transaction("connection") as other:
             return await other.rows()
 
-    async def _run(self, work: Any) -> None:
+    async def run(self, work: Any) -> None:
+        """Does something on a connection, and commits it."""
         if isinstance(self.engine, AsyncEngine):
             async with self.engine.begin() as connection:
                 await connection.run_sync(work)

@@ -282,13 +282,14 @@ def refuse_autocommit(connection: sa.Connection) -> None:
 
 
 def _sqlite_autocommits(driver: Any) -> bool:
-    # Since Python 3.12 there is a switch for it, which aiosqlite hides, and which leaves what a
-    # host begins by itself uncommitted.
-    with suppress(sqlite3.ProgrammingError):  # of another thread
-        if getattr(getattr(driver, "_conn", driver), "autocommit", False) is True:
+    with suppress(sqlite3.ProgrammingError, ValueError):  # closed: the next statement says so
+        # A host that turns off the driver's own transactions may still begin them by itself.
+        if driver.isolation_level is None and not driver.in_transaction:
             return True
-    # A host that turns off the driver's own transactions may still begin them by itself.
-    return driver.isolation_level is None and not driver.in_transaction
+        # Since Python 3.12 there is a switch for it, which aiosqlite hides, and which leaves what
+        # a host begins by itself uncommitted.
+        return getattr(getattr(driver, "_conn", driver), "autocommit", False) is True
+    return False
 
 
 def _transaction(connection: sa.Connection, unit: Unit[T], attempt: _Attempt) -> T:
