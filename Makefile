@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WHEELS := target/wheels
 RUST := $(wildcard src/*.rs) Cargo.toml Cargo.lock pyproject.toml
-SOURCES := $(RUST) $(wildcard python/keylatch/*)
+SOURCES := $(RUST) $(shell find python/keylatch -type f -not -name "*.pyc")
 
 # cargo and maturin take the `python3` that they find: the environment's, which is new enough.
 export PATH := $(CURDIR)/$(BIN):$(PATH)

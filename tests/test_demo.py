@@ -6,16 +6,20 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy
+from schemas import execute, key_of_0001
 
+VECTORS = Path(__file__).parent / "vectors"
 SERVE = Path(__file__).parent.parent / "examples" / "demo" / "serve.py"
 
 
@@ -91,6 +95,23 @@ def test_a_second_run_finds_its_keys_again(tmp_path, free_port, curl):
                 ["bash", "-c", line], check=True, capture_output=True, text=True, timeout=30
             ).stdout
             assert answer.startswith(f"HTTP/1.1 {status} "), line
+
+
+def test_a_database_of_an_earlier_version_is_upgraded(tmp_path, free_port, secret):
+    """The demo of today finds the keys of a demo that was run before there were revisions."""
+    data = tmp_path / "demo"
+    data.mkdir()
+    (data / "secret").write_text(secret)
+    with closing(sqlite3.connect(data / "keys.db")) as connection:
+        connection.executescript((VECTORS / "sqlite-0001.sql").read_text())
+    _, add = key_of_0001(secret)
+    engine = sqlalchemy.create_engine(f"sqlite:///{data}/keys.db")
+    with engine.begin() as connection:
+        add(connection)
+        execute("UPDATE api_keys SET owner = 'ada'")(connection)
+    engine.dispose()
+    with demo(data, free_port) as (said, _):
+        assert "Found 1 keys of earlier runs" in said
 
 
 def test_a_lost_server_secret_is_said_so(tmp_path, free_port):

@@ -36,20 +36,29 @@ PYTHON_ARROWS = {
         "engines",
         "errors",
         "listing",
+        "migrations",
         "records",
         "schema",
         "statements",
         "store",
         "tables",
     },
+    "migrations.steps": {"errors"},
+    "migrations.locks": {"errors", "schema"},
+    "migrations.versions": {"migrations.steps"},  # each revision: it says all by itself
+    "migrations": {"engines", "errors", "migrations.locks", "schema", "tables"},
     "management": {"_native", "bounds", "changes", "errors", "listing", "records", "store"},
     "keys": {"_native", "bounds", "errors", "management", "records", "sqlalchemy", "store"},
     "fastapi": {"_native", "bounds", "errors", "keys", "records"},
     "cli_output": {"errors", "records"},
     "cli_options": set(),
     "cli_tokens": {"_native", "errors"},
+    "cli_database": {"errors"},
+    "cli_db": {"cli_database", "cli_options", "cli_output", "sqlalchemy"},
     "cli_commands": {
         "_native",
+        "cli_database",
+        "cli_db",
         "cli_options",
         "cli_output",
         "cli_tokens",
@@ -76,9 +85,15 @@ THIRD_PARTIES = {
     "statements": {"sqlalchemy"},
     "sqlalchemy": {"sqlalchemy"},
     "tables": {"sqlalchemy"},
+    "migrations": {"alembic", "sqlalchemy"},
+    "migrations.locks": {"sqlalchemy"},
+    "migrations.steps": {"alembic", "sqlalchemy"},
+    "migrations.versions": {"alembic", "sqlalchemy"},
     "fastapi": {"fastapi", "starlette"},
     "cli": {"typer"},
-    "cli_commands": {"typer", "sqlalchemy"},
+    "cli_commands": {"typer"},
+    "cli_database": {"sqlalchemy"},
+    "cli_db": {"typer"},
     "cli_options": {"typer"},
     "cli_output": {"rich"},
 }
@@ -108,22 +123,28 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-def modules() -> list[Path]:
-    """The package's own files."""
-    return sorted(PACKAGE.glob("*.py"))
-
-
-@pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
-def test_python_arrows_run_one_way(path):
-    """A module imports only what stands before it, and only its own framework."""
-    own = {name.removeprefix("keylatch.") for name in imports(path) if name.startswith("keylatch")}
-    own = {
-        name if (PACKAGE / f"{name}.py").exists() or name == "_native" else "keylatch"
-        for name in own
+def modules() -> dict[str, Path]:
+    """The package's own files, by the names of their modules."""
+    names = {path: path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py")}
+    return {
+        ".".join(name.parts).removesuffix(".__init__"): path for path, name in sorted(names.items())
     }
-    assert own <= PYTHON_ARROWS[path.stem]
-    foreign = {name.split(".")[0] for name in imports(path)} - {"keylatch"}
-    assert foreign - sys.stdlib_module_names <= THIRD_PARTIES.get(path.stem, set())
+
+
+MODULES = modules()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_python_arrows_run_one_way(module):
+    """A module imports only what stands before it, and only its own framework."""
+    imported = imports(MODULES[module])
+    own = {name.removeprefix("keylatch.") for name in imported if name.startswith("keylatch")}
+    own = {name if name in MODULES or name == "_native" else "keylatch" for name in own}
+    if module.startswith("migrations.versions."):
+        module = "migrations.versions"
+    assert own <= PYTHON_ARROWS[module]
+    foreign = {name.split(".")[0] for name in imported} - {"keylatch"}
+    assert foreign - sys.stdlib_module_names <= THIRD_PARTIES.get(module, set())
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "src").glob("*.rs")), ids=lambda path: path.stem)
@@ -158,8 +179,8 @@ def test_importing_keylatch_imports_no_framework():
 
 
 def test_each_integration_imports_its_own_framework_only():
-    """SQLAlchemy comes without FastAPI, and FastAPI without SQLAlchemy."""
-    assert "fastapi" not in loaded_by("import keylatch.sqlalchemy")
+    """SQLAlchemy comes without FastAPI and Alembic, and FastAPI without SQLAlchemy."""
+    assert not loaded_by("import keylatch.sqlalchemy") & {"fastapi", "alembic"}
     assert "sqlalchemy" not in loaded_by("import keylatch.fastapi")
 
 
@@ -192,3 +213,10 @@ def test_the_wheel_holds_the_package_and_nothing_else():
     for name in zipfile.ZipFile(wheels[0]).namelist():
         assert re.match(r"keylatch(-[\d.]+\.(dist-info|data))?/", name)
         assert not name.endswith((".rs", ".toml", ".env"))
+
+
+def test_the_wheel_holds_every_module():
+    """Also those that Alembic finds by looking into a directory."""
+    source = ROOT / "python" / "keylatch"
+    installed = {path.relative_to(PACKAGE) for path in MODULES.values()}
+    assert {path.relative_to(source) for path in source.rglob("*.py")} == installed

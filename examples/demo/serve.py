@@ -11,6 +11,7 @@ from pathlib import Path
 import uvicorn
 
 from keylatch import APIKeys, NewKey, SecretRing
+from keylatch.sqlalchemy import SQLAlchemyStore
 
 
 def main() -> None:
@@ -76,7 +77,9 @@ def server_secret(path: Path) -> str:
 
 async def prepare(data: Path, port: int) -> str:
     """Makes the demo's keys, and the text that shows how to use them."""
-    async with APIKeys(os.environ["DEMO_DATABASE"], prefix="demo") as keys:
+    store = SQLAlchemyStore(os.environ["DEMO_DATABASE"])
+    await store.upgrade()  # an earlier version may have made it
+    async with APIKeys(store, prefix="demo") as keys:
         earlier = (await keys.list(owner="ada", limit=500)).items
         reader = await keys.create(name="reader", owner="ada", actor="demo")
         admin = await keys.create(

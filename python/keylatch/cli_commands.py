@@ -3,20 +3,19 @@
 What goes wrong is raised: the entry point makes an exit code of it.
 """
 
-import asyncio
 import os
 import sys
-import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
 import typer
 
 from keylatch import cli_output as output
 from keylatch._native import SecretRing, parse
+from keylatch.cli_database import require_file, run
+from keylatch.cli_db import app as db
 from keylatch.cli_options import (
     Actor,
     AsJSON,
@@ -28,7 +27,7 @@ from keylatch.cli_options import (
     Scopes,
 )
 from keylatch.cli_tokens import Inspection, on_terminal, read_token
-from keylatch.errors import AuthenticationError, ConfigurationError, UnavailableError
+from keylatch.errors import AuthenticationError, ConfigurationError
 from keylatch.keys import APIKeys
 from keylatch.records import APIKey, Page, Status
 
@@ -56,13 +55,14 @@ Exit codes:
 """
 
 app = typer.Typer(
-    help="API keys: make, list, revoke and verify them.",
+    help="API keys: make, list, revoke and verify them, and look after their tables.",
     epilog=_EPILOG,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # its panels cut the names of options in a narrow window
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(db, name="db")
 
 
 @app.command()
@@ -202,7 +202,7 @@ def verify(
     The token comes from standard input, or from a hidden prompt if that is a terminal.
     """
     keys = _collection(database, prefix)
-    _require_file(database)
+    require_file(database)
     token = read_token()
     try:
         key = _run(keys, lambda: keys.verify(token, scopes=scope or ()))
@@ -236,17 +236,10 @@ def inspect(*, as_json: AsJSON = False) -> None:
 
 def _run(keys: APIKeys, action: Callable[[], Awaitable[T]]) -> T:
     async def opened() -> T:
-        try:
-            async with keys:
-                return await action()
-        finally:
-            # aiosqlite lets the thread of a connection that failed run on. Outliving the loop,
-            # it would print a traceback.
-            for thread in threading.enumerate():
-                if "_connection_worker_thread" in thread.name:
-                    await asyncio.to_thread(thread.join, 1)
+        async with keys:
+            return await action()
 
-    return asyncio.run(opened())
+    return run(opened)
 
 
 def _collection(database: str, prefix: str) -> APIKeys:
@@ -264,26 +257,8 @@ def _stored_keys(database: str) -> APIKeys:
     Listing and revoking use neither prefix nor server secret: these are gone with the process.
     """
     keys = APIKeys(database, prefix="keylatch", secret=SecretRing(SecretRing.generate()))
-    _require_file(database)
+    require_file(database)
     return keys
-
-
-def _require_file(database: str) -> None:
-    """Refuses a SQLite file that is not there: a typing error would make it, without keys."""
-    from sqlalchemy.engine import make_url
-
-    url = make_url(database)
-    path = url.database
-    if url.get_backend_name() == "sqlite" and path and not path.startswith("file:"):
-        try:
-            there = Path(path).exists()
-        except (OSError, ValueError):
-            there = False
-        if not there:
-            raise UnavailableError(
-                "there is no such database file: check the path in --database (the first "
-                "`keylatch create` makes the file)"
-            )
 
 
 def _confirm(key: APIKey) -> None:

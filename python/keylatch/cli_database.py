@@ -1,0 +1,52 @@
+"""What commands with a database share: it must be there, and nothing of it outlives the command.
+
+Knows no command and no keys.
+"""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+from keylatch.errors import UnavailableError
+
+T = TypeVar("T")
+
+
+def run(action: Callable[[], Awaitable[T]]) -> T:
+    """Runs to the end what needs an event loop."""
+
+    async def whole() -> T:
+        try:
+            return await action()
+        finally:
+            # aiosqlite lets the thread of a connection that failed run on. Outliving the loop,
+            # it would print a traceback.
+            for thread in threading.enumerate():
+                if "_connection_worker_thread" in thread.name:
+                    await asyncio.to_thread(thread.join, 1)
+
+    return asyncio.run(whole())
+
+
+def require_file(database: str) -> None:
+    """Refuses a SQLite file that is not there: a typing error would make it, without keys.
+
+    Raises:
+        UnavailableError: There is no such file.
+    """
+    from sqlalchemy.engine import make_url
+
+    url = make_url(database)
+    path = url.database
+    if url.get_backend_name() == "sqlite" and path and not path.startswith("file:"):
+        try:
+            there = Path(path).exists()
+        except (OSError, ValueError):
+            there = False
+        if not there:
+            raise UnavailableError(
+                "there is no such database file: check the path in --database (`keylatch create` "
+                "and `keylatch db upgrade` make the file)"
+            )

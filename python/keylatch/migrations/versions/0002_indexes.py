@@ -1,0 +1,25 @@
+"""An index for each order that keys are listed in, and ids behind moments, where keys are polled.
+
+Those of the first version are replaced by longer ones of the same names.
+"""
+
+from alembic.operations import Operations
+
+from keylatch.migrations.steps import replace_index
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade(operations: Operations) -> None:
+    """Makes what is missing of them."""
+    for name, columns in (
+        ("ix_api_keys_created_at", ["created_at", "id"]),
+        ("ix_api_keys_owner", ["owner", "created_at", "id"]),
+        ("ix_api_keys_prefix", ["prefix", "created_at", "id"]),
+        ("ix_api_keys_expires_at", ["expires_at", "id"]),
+        ("ix_api_keys_revoked_at", ["revoked_at", "id"]),
+        ("ix_api_keys_updated_at", ["updated_at", "id"]),
+    ):
+        replace_index(operations, name, "api_keys", columns)
+    replace_index(operations, "ix_api_key_events_key_id", "api_key_events", ["key_id", "id"])
