@@ -15,8 +15,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.schema import CreateTable
 
 from keylatch import APIKey, APIKeys, NewKey
-from keylatch.errors import UnknownKeyError
-from keylatch.fastapi import APIKeyAuth
+from keylatch.errors import UnavailableError, UnknownKeyError
+from keylatch.fastapi import APIKeyAuth, unavailable_error_handler
 
 # One database and one engine: the app's users in it, and keylatch's keys beside them.
 engine = create_async_engine(
@@ -99,6 +99,7 @@ async def lifespan(_: object) -> AsyncIterator[None]:
 
 
 app = FastAPI(title="The article's app, on keylatch", lifespan=lifespan)
+app.add_exception_handler(UnavailableError, unavailable_error_handler)
 
 
 class User(BaseModel):

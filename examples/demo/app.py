@@ -7,12 +7,14 @@ from fastapi import Body, FastAPI, HTTPException, Response, Security
 from pydantic import BaseModel
 
 from keylatch import APIKey, APIKeys
-from keylatch.fastapi import APIKeyAuth
+from keylatch.errors import UnavailableError
+from keylatch.fastapi import APIKeyAuth, unavailable_error_handler
 
 # The server secret comes from the environment: KEYLATCH_SECRET.
 keys = APIKeys(os.environ["DEMO_DATABASE"], prefix="demo")
 auth = APIKeyAuth(keys)
 app = FastAPI(title="keylatch demo", lifespan=keys.lifespan)
+app.add_exception_handler(UnavailableError, unavailable_error_handler)
 
 
 class CreatedKey(BaseModel):

@@ -20,6 +20,7 @@ from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
     IntegrityError,
+    InvalidRequestError,
     NoSuchModuleError,
     UnboundExecutionError,
 )
@@ -246,6 +247,14 @@ class Database:
             raise kind(
                 f"the database failed ({reason}): check that it is there, that its disk has "
                 "room, and that this process may write to it"
+            ) from None
+        except InvalidRequestError as error:
+            # Found out when it connects. The text is SQLAlchemy's only word for it.
+            if "is not a MariaDB variant" not in str(error):
+                raise
+            raise ConfigurationError(
+                "this server is MySQL, not MariaDB as the URL says: use MariaDB, PostgreSQL or "
+                "SQLite"
             ) from None
 
     def _leave_inherited_connections(self) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 from weakref import WeakSet
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.openapi.models import APIKey as APIKeyScheme
 from fastapi.openapi.models import HTTPBearer as BearerScheme
 from fastapi.security import SecurityScopes
@@ -55,11 +56,25 @@ class RefusedError(HTTPException):
         self.error = error
 
 
+async def unavailable_error_handler(request: Request, error: Exception) -> Response:
+    """Answers as ``APIKeyAuth`` does where a route of the application's own meets a fault.
+
+    A route that creates or changes keys raises ``UnavailableError`` when the database fails, and
+    FastAPI makes 500 of that. With this it is 503 with ``Retry-After``::
+
+        app.add_exception_handler(UnavailableError, unavailable_error_handler)
+    """
+    if not isinstance(error, UnavailableError):
+        raise error
+    return await http_exception_handler(request, _later(error))
+
+
 class APIKeyAuth(SecurityBase):
     """A dependency: ``Annotated[APIKey, Security(auth, scopes=["items:read"])]``.
 
     Takes the token from the request's headers only, never from its query string. Answers 401,
-    403, 400 or 503 as RFC 6750 and RFC 9110 have it.
+    403, 400 or 503 as RFC 6750 and RFC 9110 have it. Routes that manage keys answer 503 as well
+    with :func:`unavailable_error_handler`.
 
     The OpenAPI document shows one scheme for a dependency, which is all that FastAPI has a place
     for; an application with ``lifespan=keys.lifespan`` shows one for each header as well.
@@ -152,7 +167,7 @@ class APIKeyAuth(SecurityBase):
     def _refusal(self, error: AuthenticationError | UnavailableError) -> RefusedError:
         match error:
             case UnavailableError() | RateLimitedError():
-                return RefusedError(error, {"Retry-After": str(error.retry_after)})
+                return _later(error)
             case MissingKeyError():
                 challenge = self._challenge
             case AmbiguousCredentialsError():
@@ -165,6 +180,10 @@ class APIKeyAuth(SecurityBase):
             case _:
                 challenge = f'{self._challenge}, error="invalid_token"'
         return RefusedError(error, {"WWW-Authenticate": challenge})
+
+
+def _later(error: UnavailableError | RateLimitedError) -> RefusedError:
+    return RefusedError(error, {"Retry-After": str(error.retry_after)})
 
 
 @functools.lru_cache(maxsize=1024)

@@ -94,7 +94,11 @@ class APIKeys(KeyManagement):
         return self._prefixes
 
     async def __aenter__(self) -> Self:
-        await self._store.open()
+        try:
+            await self._store.open()
+        except BaseException:
+            await self._store.close()  # what did not begin is not ended by __aexit__
+            raise
         self._opened = True
         return self
 
