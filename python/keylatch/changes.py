@@ -11,7 +11,7 @@ from typing import Any
 
 from keylatch import bounds
 from keylatch.errors import KeyStateError
-from keylatch.records import APIKey, Change, KeyEvent, KeyRecord
+from keylatch.records import APIKey, Change, KeyEvent, KeyRecord, differences
 
 
 def created(key: APIKey, actor: str | None, *, predecessor: str | None = None) -> KeyEvent:
@@ -40,8 +40,7 @@ def updated(
         raise KeyStateError("rotated")
     details = {
         name: {"from": _plain(getattr(old, name)), "to": _plain(getattr(key, name))}
-        for name in edits
-        if getattr(old, name) != getattr(key, name)
+        for name in differences(old, key)
     }
     if not details:
         return Change(key=old)

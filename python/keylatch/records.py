@@ -3,6 +3,7 @@
 Of frameworks it knows one thing, without importing any: how to keep Pydantic from reading a key.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -74,6 +75,19 @@ def _verified(value: object) -> APIKey:
         "a key comes from Security(auth), never out of a request: declare the parameter as "
         "Annotated[APIKey, Security(auth)]"
     )
+
+
+def differences(one: APIKey, other: APIKey) -> list[str]:
+    """The fields in which two keys differ. In metadata 1, 1.0 and True are not the same."""
+    return [
+        name
+        for name in APIKey.__dataclass_fields__
+        if _exact(getattr(one, name)) != _exact(getattr(other, name))
+    ]
+
+
+def _exact(value: object) -> object:
+    return json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from keylatch.errors import UnavailableError
 from keylatch.listing import Cursor, KeyFilter
 from keylatch.paging import page
-from keylatch.records import APIKey, Change, KeyEvent, KeyRecord
+from keylatch.records import APIKey, Change, KeyEvent, KeyRecord, differences
 from keylatch.store import Decide, DuplicateKeyError
 from keylatch.tables import api_key_events, api_keys
 
@@ -162,8 +162,7 @@ def _apply(connection: sa.Connection, changes: Sequence[tuple[APIKey, Change]]) 
 
 
 def _edits(old: APIKey, new: APIKey, event: KeyEvent) -> dict[str, Any]:
-    names = [name for name in _FIELDS if getattr(new, name) != getattr(old, name)]
-    values: dict[str, Any] = {name: getattr(new, name) for name in names}
+    values: dict[str, Any] = {name: getattr(new, name) for name in differences(old, new)}
     values["updated_at"] = event.at
     if "scopes" in values:
         values["scopes"] = sorted(new.scopes)
