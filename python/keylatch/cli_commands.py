@@ -46,7 +46,7 @@ Exit codes:
     1  the token is refused (verify, inspect)
     2  usage
     3  no such key
-    4  configuration: server secret, database URL, missing package
+    4  configuration: server secret, database URL, tables, missing package
     5  the database is unavailable
    70  a defect of keylatch
    74  the answer could not be written
