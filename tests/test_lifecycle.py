@@ -66,6 +66,15 @@ async def test_an_update_that_changes_nothing_leaves_no_event(keys):
     assert len(await keys.events(new.key.id)) == 1
 
 
+async def test_metadata_that_python_takes_for_equal_is_updated(keys):
+    """True, 1 and 1.0 are not the same in JSON, nor are 0.0 and -0.0."""
+    new = await keys.create(name="ci", metadata={"a": [True, 0.0]})
+    for value in ([1, 0.0], [1.0, 0.0], [1.0, -0.0], [True, 0.0]):
+        await keys.update(new.key.id, metadata={"a": value})
+        assert repr((await keys.get(new.key.id)).metadata) == repr({"a": value})
+    assert len(await keys.events(new.key.id)) == 5
+
+
 @pytest.mark.parametrize(
     ("values", "error", "text"),
     [
