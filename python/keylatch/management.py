@@ -330,10 +330,12 @@ class KeyManagement:
         changed = await self._change(key_id, self._revocation(reason, actor), connection)
         if connection is not None:
             return changed.key  # as it was locked: what the host's snapshot shows may be older
-        revoked = await self.get(key_id)
-        if revoked.revoked_at is None:
+        revoked = await self._store.load(key_id)
+        if revoked is None:
+            return changed.key  # a purge was quick
+        if revoked.key.revoked_at is None:
             raise UnavailableError("the revocation did not reach the database: revoke it again")
-        return revoked
+        return revoked.key
 
     async def revoke_all(
         self,
@@ -376,8 +378,12 @@ class KeyManagement:
             UnavailableError: The database failed.
         """
         key_id = _key_id_or_nothing(key_id)
-        await self.get(key_id, connection=connection)
-        return await self._store.events(key_id, connection=connection)
+        await self._ready()
+        found = await self._store.events(key_id, connection=connection)
+        if not found:
+            # Asked afterwards, so that a purge in between cannot empty the trail of a key.
+            await self.get(key_id, connection=connection)
+        return found
 
     async def purge(
         self, *, dead_for: timedelta, connection: "HostConnection | None" = None
