@@ -138,7 +138,7 @@ class SQLAlchemyStore:
         """Changes every unrevoked key of an owner, in as many transactions as it takes."""
         unit = partial(statements.change_owned, owner=owner, decide=decide)
         changes: list[Change] = []
-        while portion := await self._database.run(unit, connection):
+        while (portion := await self._database.run(unit, connection)) is not None:
             changes += portion
         return changes
 

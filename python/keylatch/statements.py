@@ -86,14 +86,16 @@ def change(connection: sa.Connection, key_id: str, decide: Decide) -> Change | N
     return changed
 
 
-def change_owned(connection: sa.Connection, owner: str, decide: Decide) -> list[Change]:
-    """Changes a portion of an owner's unrevoked keys. None are left where it returns none.
+def change_owned(connection: sa.Connection, owner: str, decide: Decide) -> list[Change] | None:
+    """Changes a portion of an owner's unrevoked keys. None if none are left; else ask again.
 
-    It has to be asked again: a rotation that was committed while its key was waited for left a
-    successor, which only another statement sees.
+    A rotation that was committed while its key was waited for left a successor, which only
+    another statement sees. Somebody else may have revoked the key by then: a portion that came
+    out empty does not mean that none are left.
     """
+    unrevoked = (api_keys.c.owner == owner, api_keys.c.revoked_at.is_(None))
     query = (
-        _RECORD.where(api_keys.c.owner == owner, api_keys.c.revoked_at.is_(None))
+        _RECORD.where(*unrevoked)
         .order_by(api_keys.c.created_at, api_keys.c.id)
         .limit(_PORTION)
         .with_for_update()
@@ -101,6 +103,12 @@ def change_owned(connection: sa.Connection, owner: str, decide: Decide) -> list[
     _lock_sqlite(connection)
     with _decoding():
         records = [_record(row) for row in connection.execute(query).mappings()]
+    if not records:
+        left = sa.select(api_keys.c.id).where(*unrevoked).limit(1)
+        if connection.dialect.name in ("mysql", "mariadb"):
+            # What it reads without locks may be as old as the host's transaction.
+            left = left.with_for_update()
+        return None if connection.scalar(left) is None else []
     portion = [(record.key, decide(record)) for record in records]
     _apply(connection, portion)
     return [changed for _, changed in portion]
