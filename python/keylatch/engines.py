@@ -8,6 +8,7 @@ import asyncio
 import contextvars
 import logging
 import os
+import random
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -41,8 +42,9 @@ Unit = Callable[[sa.Connection], T]
 
 logger = logging.getLogger("keylatch")
 
-# Of a transaction that the database gave up in favour of another.
-_ATTEMPTS: Final = 5
+# Of a transaction that the database gave up in favour of another. Less than a second in all.
+_ATTEMPTS: Final = 8
+_FIRST_PAUSE: Final = 0.005  # seconds
 # Twice as many as a pool of SQLAlchemy holds connections.
 _THREADS: Final = 32
 # Another transaction won: serialization failure, deadlock (PostgreSQL, appendix A).
@@ -134,7 +136,7 @@ class Database:
     async def _repeated(
         self, unit: Unit[T], once: Callable[[Unit[T], _Attempt], Awaitable[T]]
     ) -> T:
-        for _ in range(_ATTEMPTS - 1):
+        for number in range(_ATTEMPTS - 1):
             attempt = _Attempt()
             try:
                 return await once(unit, attempt)
@@ -143,6 +145,9 @@ class Database:
                     raise
             finally:
                 attempt.given_up = True  # a thread that is still at it has nobody to answer to
+            # Those that met in a crowd would meet again.
+            pause = _FIRST_PAUSE * 2**number
+            await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - it is no secret
         return await once(unit, _Attempt())
 
     def _asynchronously(self, engine: AsyncEngine) -> Callable[[Unit[T], _Attempt], Awaitable[T]]:
