@@ -4,7 +4,7 @@ Its sessions and connections are used alike, whether they are asynchronous or no
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from inspect import isawaitable
 from typing import Any, Self
@@ -149,11 +149,10 @@ class Host:
         async with self.transaction("connection") as other:
             return await other.rows()
 
-    async def run(self, work: Any) -> None:
+    async def run(self, work: Callable[[sa.Connection], Any]) -> Any:
         """Does something on a connection, and commits it."""
         if isinstance(self.engine, AsyncEngine):
             async with self.engine.begin() as connection:
-                await connection.run_sync(work)
-        else:
-            with self.engine.begin() as connection:
-                work(connection)
+                return await connection.run_sync(work)
+        with self.engine.begin() as connection:
+            return work(connection)

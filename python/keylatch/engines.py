@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import sqlite3
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -153,7 +154,7 @@ class Database:
     def _asynchronously(self, engine: AsyncEngine) -> Callable[[Unit[T], _Attempt], Awaitable[T]]:
         async def once(unit: Unit[T], attempt: _Attempt) -> T:
             async with engine.connect() as connection:
-                return await connection.run_sync(_transaction, unit, attempt)
+                return await _run_sync(connection, _transaction, unit, attempt)
 
         return once
 
@@ -189,10 +190,10 @@ class Database:
         match connection:
             case AsyncSession():
                 async with asyncio.timeout(self._deadline):
-                    return await connection.run_sync(in_session)
+                    return await _run_sync(connection, in_session)
             case AsyncConnection():
                 async with asyncio.timeout(self._deadline):
-                    return await connection.run_sync(in_connection)
+                    return await _run_sync(connection, in_connection)
             case Session():
                 return await self._uninterrupted(in_session, connection)
             case sa.Connection():
@@ -272,6 +273,18 @@ class Database:
             self._inherited = self.engine.pool
             engine = self.engine
             (engine.sync_engine if isinstance(engine, AsyncEngine) else engine).dispose(close=False)
+
+
+async def _run_sync(
+    connection: AsyncConnection | AsyncSession, function: Callable[..., T], *arguments: Any
+) -> T:
+    try:
+        return await connection.run_sync(function, *arguments)
+    except asyncio.CancelledError as error:
+        # SQLAlchemy has closed the connection. But SQLite keeps its locks for as long as there is
+        # a cursor, and one would be held by these frames until a garbage collection.
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 def refuse_autocommit(connection: sa.Connection) -> None:
