@@ -10,7 +10,7 @@ SOURCES := $(RUST) $(shell find python/keylatch -type f -not -name "*.pyc")
 # cargo and maturin take the `python3` that they find: the environment's, which is new enough.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test check fmt lint rust-test python-test stubs bench clean
+.PHONY: help demo test check fmt lint rust-test python-test stubs soak bench clean
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -48,6 +48,9 @@ fmt: $(VENV)/.dev ## Formats Rust and Python.
 stubs: $(VENV)/.dev ## Writes python/keylatch/_native.pyi anew.
 	$(BIN)/maturin generate-stubs --quiet --features stubs --out target/stubs
 	cp target/stubs/keylatch/_native.pyi python/keylatch/_native.pyi
+
+soak: $(VENV)/.wheel $(VENV)/.dev ## Tries random lives of keys, races and crashes for long.
+	KEYLATCH_SOAK=1 $(BIN)/python -m pytest tests/test_model.py tests/test_races.py tests/test_crash.py
 
 bench: $(VENV)/.wheel $(VENV)/.dev ## Measures the native core beside pure Python, argon2-cffi and bcrypt.
 	$(BIN)/python benches/native.py --json benches/results/native.json
