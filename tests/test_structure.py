@@ -28,7 +28,8 @@ PYTHON_ARROWS = {
     "store": {"listing", "records"},
     "memory": {"errors", "listing", "records", "store"},
     "tables": set(),
-    "engines": {"errors"},
+    "drivers": {"errors"},
+    "engines": {"drivers", "errors"},
     "schema": {"engines", "errors", "tables"},
     "paging": {"listing", "tables"},
     "statements": {"errors", "listing", "paging", "records", "store", "tables"},
@@ -79,6 +80,7 @@ RUST_ARROWS = {
 }
 KNOW_PYO3 = {"python", "lib"}
 THIRD_PARTIES = {
+    "drivers": {"sqlalchemy"},
     "engines": {"sqlalchemy"},
     "schema": {"sqlalchemy"},
     "paging": {"sqlalchemy"},

@@ -11,31 +11,25 @@ import os
 import random
 import sqlite3
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import (
-    ArgumentError,
     DBAPIError,
     IntegrityError,
     InvalidRequestError,
-    NoSuchModuleError,
     UnboundExecutionError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import (
-    AsyncConnection,
-    AsyncEngine,
-    AsyncSession,
-    async_scoped_session,
-    create_async_engine,
-)
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
+from keylatch.drivers import Line, engine_of, first_line, is_conflict
 from keylatch.errors import ConfigurationError, UnavailableError
 
 T = TypeVar("T")
@@ -48,22 +42,37 @@ _ATTEMPTS: Final = 8
 _FIRST_PAUSE: Final = 0.005  # seconds
 # Twice as many as a pool of SQLAlchemy holds connections.
 _THREADS: Final = 32
-# Another transaction won: serialization failure, deadlock (PostgreSQL, appendix A).
-_CONFLICT_STATES: Final = {"40001", "40P01"}
-# Record has changed since last read, deadlock (MariaDB, error codes).
-_CONFLICT_CODES: Final = {1020, 1213}
+# Seconds that a thread has to come back by itself, as the driver's own limits would have it.
+_PATIENCE: Final = 0.5
 
 
 class ConstraintError(UnavailableError):
     """The database refused a row."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Attempt:
-    """How far a transaction of our own has come."""
+    """How far a unit of work has come, and whether anybody still waits for it."""
 
     committing: bool = False
     given_up: bool = False
+    line: Line | None = None
+
+    def go_on(self) -> None:
+        """Raises _GivenUpError if there is nobody to answer to."""
+        if self.given_up:
+            raise _GivenUpError
+
+    def on(self, connection: sa.Connection, unit: Unit[T]) -> T:
+        """Does the work in a way that ``cut`` can end."""
+        with Line(connection) as self.line:
+            return unit(connection)
+
+    def cut(self) -> None:
+        """Has a thread that still waits for the server come back."""
+        self.given_up = True
+        if self.line is not None:
+            self.line.cut()
 
 
 class _GivenUpError(Exception):
@@ -92,13 +101,14 @@ class Database:
     ) -> None:
         self._owned = not isinstance(source, sa.Engine | AsyncEngine)
         try:
-            self.engine = _engine(source, deadline)
+            self.engine = engine_of(source, deadline)
         finally:
             del source  # its password would show in a traceback with locals
         self._deadline = deadline
         self._writes = writes
         self._process = os.getpid()
         self._threads: ThreadPoolExecutor | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self, unit: Unit[T], connection: Any = None) -> T:
         """Runs a unit of work in a transaction of its own, or in that of a connection.
@@ -113,65 +123,113 @@ class Database:
             TypeError: The connection is of no type that is known here.
         """
         self._leave_inherited_connections()
-        async with self._errors():
+        try:
             if connection is not None:
                 return await self._within(connection, unit)
-            async with asyncio.timeout(self._deadline):
-                if isinstance(self.engine, AsyncEngine):
-                    return await self._repeated(unit, self._asynchronously(self.engine))
-                return await self._repeated(unit, self._in_a_thread(self.engine))
+            return await self._in_time(unit)
+        except (DBAPIError, InvalidRequestError, PoolTimeoutError, OSError) as error:
+            failure = self._failure(error)
+        # Not while the other one is handled, which may hold a statement with its values.
+        try:
+            raise failure
+        finally:
+            del failure
 
     async def close(self) -> None:
         """Closes the connections of an engine that was made here. It may be used again."""
         self._leave_inherited_connections()
+        here = asyncio.get_running_loop()
+        if tasks := [task for task in self._tasks if task.get_loop() is here]:
+            await asyncio.wait(tasks, timeout=self._deadline)
         if self._threads is not None:
             self._threads.shutdown(wait=False)
             self._threads = None
         if not self._owned:
             return
         if isinstance(self.engine, AsyncEngine):
-            await self.engine.dispose()
+            await self._dispose(self.engine)
         else:
             await asyncio.to_thread(self.engine.dispose)
 
-    async def _repeated(
-        self, unit: Unit[T], once: Callable[[Unit[T], _Attempt], Awaitable[T]]
-    ) -> T:
-        for number in range(_ATTEMPTS - 1):
-            attempt = _Attempt()
+    async def _dispose(self, engine: AsyncEngine) -> None:
+        """Closes connections one by one, and gently as long as the server answers."""
+        patience = self._deadline
+        while True:
             try:
-                return await once(unit, attempt)
+                async with asyncio.timeout(patience):
+                    return await engine.dispose()
+            except TimeoutError:
+                patience = 0
+
+    async def _in_time(self, unit: Unit[T]) -> T:
+        """In a transaction of our own. Answers by the deadline, whatever it takes to clean up.
+
+        That goes on in a task that no cancellation of the caller's reaches a second time.
+        """
+        attempt = _Attempt()
+        task = asyncio.create_task(self._repeated(unit, attempt))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        try:
+            await asyncio.wait([task], timeout=self._deadline)
+        finally:
+            attempt.given_up = not task.done()
+            task.cancel()
+        if attempt.given_up:
+            raise TimeoutError
+        try:
+            return task.result()
+        finally:
+            del task  # it has the error, whose frames would have it
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # somebody has it, or there was nobody left to tell
+
+    async def _repeated(self, unit: Unit[T], attempt: _Attempt) -> T:
+        for number in range(_ATTEMPTS - 1):
+            try:
+                return await self._once(unit, attempt)
             except DBAPIError as error:
-                if not _may_be_repeated(error, attempt):
+                if attempt.given_up or not _may_be_repeated(error, attempt):
                     raise
-            finally:
-                attempt.given_up = True  # a thread that is still at it has nobody to answer to
+            attempt.committing = False
             # Those that met in a crowd would meet again.
             pause = _FIRST_PAUSE * 2**number
             await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - it is no secret
-        return await once(unit, _Attempt())
+        return await self._once(unit, attempt)
 
-    def _asynchronously(self, engine: AsyncEngine) -> Callable[[Unit[T], _Attempt], Awaitable[T]]:
-        async def once(unit: Unit[T], attempt: _Attempt) -> T:
-            async with engine.connect() as connection:
+    async def _once(self, unit: Unit[T], attempt: _Attempt) -> T:
+        if isinstance(self.engine, AsyncEngine):
+            async with self.engine.connect() as connection:
                 return await _run_sync(connection, _transaction, unit, attempt)
+        return await self._in_a_thread(self.engine, unit, attempt)
 
-        return once
-
-    def _in_a_thread(self, engine: sa.Engine) -> Callable[[Unit[T], _Attempt], Awaitable[T]]:
-        def blocking(unit: Unit[T], attempt: _Attempt) -> T:
-            if attempt.given_up:
-                raise _GivenUpError
+    async def _in_a_thread(self, engine: sa.Engine, unit: Unit[T], attempt: _Attempt) -> T:
+        def blocking() -> T:
+            attempt.go_on()
             with engine.connect() as connection:
-                return _transaction(connection, unit, attempt)
+                return attempt.on(connection, partial(_transaction, unit=unit, attempt=attempt))
 
-        async def once(unit: Unit[T], attempt: _Attempt) -> T:
-            try:
-                return await self._thread(blocking, unit, attempt)
-            finally:
-                attempt.given_up = True
+        future = self._thread(blocking)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await self._come_back(future, attempt)
+            raise
+        finally:
+            del future
 
-        return once
+    async def _come_back(self, future: asyncio.Future[Any], attempt: _Attempt) -> None:
+        """Waits for a thread that has nobody to answer to."""
+        try:
+            await asyncio.wait([future], timeout=_PATIENCE)
+            if not future.done():
+                attempt.cut()
+                await asyncio.wait([future])
+        finally:
+            future.cancel()  # the event loop ends
 
     async def _within(self, connection: Any, unit: Unit[T]) -> T:
         """In the host's transaction, which only the host commits or rolls back."""
@@ -195,9 +253,13 @@ class Database:
                 async with asyncio.timeout(self._deadline):
                     return await _run_sync(connection, in_connection)
             case Session():
-                return await self._uninterrupted(in_session, connection)
+                return await self._uninterrupted(
+                    lambda attempt: attempt.on(self._of_session(connection), in_connection)
+                )
             case sa.Connection():
-                return await self._uninterrupted(in_connection, connection)
+                return await self._uninterrupted(
+                    lambda attempt: attempt.on(connection, in_connection)
+                )
         raise TypeError(
             "connection must be a SQLAlchemy session or connection, not "
             f"{type(connection).__name__}"
@@ -213,13 +275,15 @@ class Database:
                 "keylatch.sqlalchemy.metadata to its binds=, or pass a connection"
             ) from None
 
-    async def _uninterrupted(self, function: Callable[..., T], *arguments: Any) -> T:
+    async def _uninterrupted(self, function: Callable[[_Attempt], T]) -> T:
         """In a thread that is waited for even if the caller is cancelled.
 
         What belongs to the host must not be used by two threads at once, and the host goes on to
-        roll it back.
+        roll it back. A server that does not answer loses the connection.
         """
-        future = self._thread(function, *arguments)
+        attempt = _Attempt()
+        future = self._thread(function, attempt)
+        late = asyncio.get_running_loop().call_later(self._deadline, attempt.cut)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -227,6 +291,13 @@ class Database:
                 with suppress(asyncio.CancelledError):  # anyio cancels until it is obeyed
                     await asyncio.wait([future])
             raise
+        except DBAPIError:
+            if attempt.given_up:
+                raise TimeoutError from None
+            raise
+        finally:
+            late.cancel()
+            del future
 
     def _thread(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         if self._threads is None:
@@ -235,33 +306,30 @@ class Database:
         loop = asyncio.get_running_loop()
         return loop.run_in_executor(self._threads, context.run, function, *arguments)
 
-    @asynccontextmanager
-    async def _errors(self) -> AsyncIterator[None]:
-        """Turns what a database throws into ``UnavailableError``, without statement or values."""
-        try:
-            yield
-        except TimeoutError:
+    def _failure(self, error: Exception) -> Exception:
+        """What a database throws, as ``UnavailableError``, without statement or values."""
+        if isinstance(error, TimeoutError):
             logger.error("the database did not answer within %s s", self._deadline)
-            raise UnavailableError(
+            return UnavailableError(
                 f"the database did not answer within {self._deadline:g} s: check its load, its "
                 "locks, and whether its connections are used up"
-            ) from None
-        except (DBAPIError, PoolTimeoutError, OSError) as error:
-            reason = _first_line(error.orig if isinstance(error, DBAPIError) else error)
+            )
+        if isinstance(error, DBAPIError | PoolTimeoutError | OSError):
+            reason = first_line(error)
             logger.error("the database failed: %s", reason)
             kind = ConstraintError if isinstance(error, IntegrityError) else UnavailableError
-            raise kind(
-                f"the database failed ({reason}): check that it is there, that its disk has "
-                "room, and that this process may write to it"
-            ) from None
-        except InvalidRequestError as error:
-            # Found out when it connects. The text is SQLAlchemy's only word for it.
-            if "is not a MariaDB variant" not in str(error):
-                raise
-            raise ConfigurationError(
+            return kind(
+                f"the database failed ({reason}): check that it is there and lets this process "
+                "in, that nobody locks it, that it has connections and disk space left, and that "
+                "this process may write to it"
+            )
+        # Found out when it connects. The text is SQLAlchemy's only word for it.
+        if "is not a MariaDB variant" in str(error):
+            return ConfigurationError(
                 "this server is MySQL, not MariaDB as the URL says: use MariaDB, PostgreSQL or "
                 "SQLite"
-            ) from None
+            )
+        return error
 
     def _leave_inherited_connections(self) -> None:
         """After a fork: closing them is the parent's business, and no thread came along."""
@@ -269,6 +337,7 @@ class Database:
             return
         self._process = os.getpid()
         self._threads = None
+        self._tasks = set()
         if self._owned:
             self._inherited = self.engine.pool
             engine = self.engine
@@ -320,63 +389,14 @@ def _sqlite_autocommits(driver: Any) -> bool:
 
 
 def _transaction(connection: sa.Connection, unit: Unit[T], attempt: _Attempt) -> T:
+    attempt.go_on()
     with connection.begin():
         result = unit(connection)
-        if attempt.given_up:
-            raise _GivenUpError
+        attempt.go_on()
         attempt.committing = True
     return result
 
 
 def _may_be_repeated(error: DBAPIError, attempt: _Attempt) -> bool:
     """Whether nothing was written for sure, and another attempt may go better."""
-    reason: Any = error.orig
-    conflict = getattr(reason, "sqlstate", None) in _CONFLICT_STATES or (
-        bool(reason.args) and reason.args[0] in _CONFLICT_CODES
-    )
-    return conflict or (error.connection_invalidated and not attempt.committing)
-
-
-def _first_line(error: BaseException | None) -> str:
-    """What a database says, without the details behind it, which may hold a row."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no reason given'}"
-
-
-def _engine(source: str | sa.Engine | AsyncEngine, deadline: float) -> sa.Engine | AsyncEngine:
-    # No error is chained, and no local stays: either would show the URL and its password.
-    try:
-        if isinstance(source, sa.Engine | AsyncEngine):
-            return source
-        url = sa.make_url(source)
-        dialect = url.get_dialect()
-        options: dict[str, Any] = {
-            "hide_parameters": True,
-            "connect_args": _connect_arguments(dialect.driver, deadline),
-        }
-        if dialect.is_async:
-            return create_async_engine(url, **options)
-        return sa.create_engine(url, **options)
-    except NoSuchModuleError:
-        reason = "SQLAlchemy knows no dialect of the database URL's name"
-    except ArgumentError:
-        reason = (
-            "the database cannot be read as one: pass a URL such as sqlite+aiosqlite:///keys.db, "
-            "an Engine or AsyncEngine, or a Store"
-        )
-    except ModuleNotFoundError as error:
-        reason = f"the database driver is not installed: pip install {error.name}"
-    finally:
-        source = ""
-        url = None  # type: ignore[assignment]
-    raise ConfigurationError(reason)
-
-
-def _connect_arguments(driver: str, deadline: float) -> dict[str, Any]:
-    """What keeps a thread from waiting for ever: what is asynchronous can be cancelled instead."""
-    seconds = max(1, round(deadline))
-    if driver == "psycopg":
-        return {"connect_timeout": seconds, "options": f"-c statement_timeout={seconds}s"}
-    if driver == "pymysql":
-        return dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout"), seconds)
-    return {}
+    return is_conflict(error) or (error.connection_invalidated and not attempt.committing)
