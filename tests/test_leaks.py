@@ -45,7 +45,7 @@ def logs(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
     """All that any logger says, down to DEBUG."""
     caplog.set_level(logging.DEBUG)
     for name in list(logging.root.manager.loggerDict):
-        logging.getLogger(name).setLevel(logging.DEBUG)
+        caplog.set_level(logging.DEBUG, logger=name)  # until the test ends
     return lambda: caplog.text + "".join(repr(vars(record)) for record in caplog.records)
 
 
