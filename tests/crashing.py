@@ -1,10 +1,12 @@
 """A program whose children make, rotate and revoke keys until somebody kills them.
 
 Usage: crashing.py URL KILLS. Forks one child after the other, kills each with SIGKILL after a
-random while, and passes on what they wrote: a line for each call, once it has returned.
+random while, and passes on what they wrote: a line for each call, once it has returned. Says of
+each in which phase of a call it was killed.
 """
 
 import asyncio
+import mmap
 import os
 import random
 import select
@@ -13,25 +15,46 @@ import sys
 import time
 from datetime import timedelta
 
+import sqlalchemy as sa
+
 from keylatch import APIKeys
 
 # Seconds: from before the first connection to some dozens of calls.
 SHORTEST, LONGEST = 0.005, 0.080
+PHASES = ("between calls", "in a transaction", "committing", "before its line")
+BETWEEN, TRANSACTION, COMMITTING, RETURNED = range(4)
+# Shared with the children, so that it is there when they are not.
+phase = mmap.mmap(-1, 1)
+
+
+def enter(number: int) -> None:
+    """Says what the child is at."""
+    phase[0] = number
 
 
 async def live(url: str, pipe: int) -> None:
     """Makes keys for ever; now and then rotates or revokes one."""
+
+    def write(line: str) -> None:
+        enter(RETURNED)
+        os.write(pipe, f"{line}\n".encode())
+        enter(BETWEEN)
+
     async with APIKeys(url, prefix="acme") as keys:
+        engine = keys._store._database.engine
+        core = getattr(engine, "sync_engine", engine)
+        sa.event.listen(core, "begin", lambda _: enter(TRANSACTION))
+        sa.event.listen(core, "commit", lambda _: enter(COMMITTING))
         while True:
             new = await keys.create(name="ci", owner="u1")
-            os.write(pipe, f"created {new.token}\n".encode())
+            write(f"created {new.token}")
             chance = random.random()
             if chance < 0.3:
                 successor = await keys.rotate(new.key.id, grace=timedelta(days=1))
-                os.write(pipe, f"created {successor.token}\n".encode())
+                write(f"created {successor.token}")
             elif chance < 0.5:
                 await keys.revoke(new.key.id)
-                os.write(pipe, f"revoked {new.token}\n".encode())
+                write(f"revoked {new.token}")
 
 
 def main() -> None:
@@ -39,6 +62,7 @@ def main() -> None:
     url, kills = sys.argv[1], int(sys.argv[2])
     asyncio.run(warm(url))
     for number in range(kills):
+        enter(BETWEEN)
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
@@ -55,7 +79,7 @@ def main() -> None:
         assert os.WTERMSIG(status) == signal.SIGKILL, status
         with os.fdopen(reading) as lines:
             sys.stdout.write(lines.read())
-        sys.stdout.write("killed\n")
+        sys.stdout.write(f"killed {PHASES[phase[0]]}\n")
 
 
 async def warm(url: str) -> None:
