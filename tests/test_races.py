@@ -409,7 +409,9 @@ async def test_a_crowd_gets_on(workers, caplog):
             with suppress(KeyStateError, UnknownKeyError):
                 await call(keys)
 
-    await asyncio.gather(*(customer(workers[n % 2]) for n in range(8)))
+    async with asyncio.TaskGroup() as crowd:
+        for number in range(8):
+            crowd.create_task(customer(workers[number % 2]))
     assert not caplog.records
     for key in (await workers[0].list(limit=500)).items:
         told = await actions(workers[1], key.id)
