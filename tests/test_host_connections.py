@@ -106,7 +106,7 @@ async def test_what_is_closed_says_so(host, host_keys, secret):
         error = await failure(host_keys, each)
         assert text in str(error)
         canaries.add(minted.pop().reveal())
-        canaries.assert_absent_from_error(error)
+        canaries.assert_absent_from_frames(error)
     assert (await host.rows())["keys"] == []
 
 

@@ -1,5 +1,6 @@
 """Keys in a host's transactions on SQLite, however these are begun."""
 
+import asyncio
 import sys
 from contextlib import suppress
 
@@ -9,7 +10,8 @@ import stores
 from hosts import KINDS, Host
 
 from keylatch import APIKeys
-from keylatch.errors import ConfigurationError
+from keylatch.errors import ConfigurationError, UnavailableError
+from keylatch.sqlalchemy import SQLAlchemyStore
 
 pytestmark = pytest.mark.anyio
 
@@ -102,6 +104,20 @@ async def test_a_savepoint_that_is_rolled_back_takes_its_keys_along(host, host_k
         kept.key.id,
     }
     assert len((await host.rows())["events"]) == 2
+
+
+async def test_a_call_that_the_hosts_lock_keeps_out_fails_by_its_deadline(host, secret):
+    """One without ``connection=``, while the host's own transaction is open, waits in vain."""
+    url = host.core.url.render_as_string()
+    async with APIKeys(SQLAlchemyStore(url, deadline=0.2), prefix="acme", secret=secret) as keys:
+        async with host.transaction() as transaction:
+            await transaction.add("ada")
+            async with asyncio.timeout(2):
+                with pytest.raises(UnavailableError):
+                    await keys.create(name="ci")
+            await transaction.commit()
+        assert (await host.rows())["users"] == [("ada",)]
+        assert await keys.create(name="ci")
 
 
 @needs_autocommit
