@@ -5,7 +5,8 @@ from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
-from hosts import User
+from hosts import KINDS, User
+from sqlalchemy.exc import SQLAlchemyError
 
 from keylatch.errors import KeyStateError, UnavailableError
 
@@ -159,6 +160,26 @@ async def test_mariadb_may_refuse_to_change_a_key_that_a_snapshot_does_not_show(
         await host_keys.revoke(key.id, **own)
         await transaction.commit()
     assert (await host_keys.get(key.id)).revoked_at
+
+
+@on_mariadb
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_mariadb_has_rolled_back_cannot_be_committed(host, host_keys, key, kind):
+    """A host that goes on after the error keeps nothing of what it does then, either."""
+    async with host.transaction(kind) as transaction:
+        await snapshots_guard(transaction, on=True)
+        await transaction.add("before")
+        await host_keys.update(key.id, name="renamed")
+        with pytest.raises(UnavailableError, match="try restarting transaction"):
+            await host_keys.revoke(key.id, connection=transaction.connection)
+        for go_on in (transaction.add("after"), transaction.commit()):
+            with pytest.raises(SQLAlchemyError, match="is rolled back"):
+                await go_on
+        assert (await host.rows())["users"] == []
+        await transaction.rollback()
+        await transaction.add("again")
+        await transaction.commit()
+    assert (await host.rows())["users"] == [("again",)]
 
 
 @on_mariadb

@@ -11,9 +11,9 @@ import os
 import random
 import sqlite3
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -243,7 +243,8 @@ class Database:
             if not connection.in_transaction():
                 connection.begin()  # as a statement would: hosts hang a BEGIN of their own on it
             refuse_autocommit(connection)
-            return unit(connection)
+            with _spoiling(connection):
+                return unit(connection)
 
         match connection:
             case AsyncSession():
@@ -353,6 +354,20 @@ async def _run_sync(
         # SQLAlchemy has closed the connection. But SQLite keeps its locks for as long as there is
         # a cursor, and one would be held by these frames until a garbage collection.
         traceback.clear_frames(error.__traceback__)
+        raise
+
+
+@contextmanager
+def _spoiling(connection: sa.Connection) -> Iterator[None]:
+    """Lets a host only roll back what MariaDB has rolled back already, in favour of another one.
+
+    Otherwise what the host does next would be committed without what it had done before.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        if connection.dialect.name in ("mysql", "mariadb") and is_conflict(error):
+            connection.invalidate()
         raise
 
 

@@ -44,7 +44,8 @@ class KeyManagement:
     """The calls that manage keys, over a store.
 
     Every call takes ``connection=``, a SQLAlchemy session or connection of either kind, and then
-    belongs to that transaction: it happened only once its owner commits.
+    belongs to that transaction: it happened only once its owner commits. Roll back after
+    an ``UnavailableError``: the database may have done so already.
     """
 
     _prefixes: Sequence[str]
