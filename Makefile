@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: help demo test check fmt lint rust-test python-test stubs soak bench clean
 
 help: ## Lists the targets.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 15
 
 demo: $(VENV)/.wheel ## Starts a protected FastAPI app on SQLite and prints curl lines that work.
 	@$(BIN)/pip install --quiet --constraint constraints.txt --group demo
@@ -54,6 +54,9 @@ soak: $(VENV)/.wheel $(VENV)/.dev ## Tries random lives of keys, races and crash
 
 bench: $(VENV)/.wheel $(VENV)/.dev ## Measures the native core beside pure Python, argon2-cffi and bcrypt.
 	$(BIN)/python benches/native.py --json benches/results/native.json
+
+bench-million: $(VENV)/.wheel $(VENV)/.dev ## Measures a million keys beside a thousand, in each kind of database: half an hour.
+	$(BIN)/python benches/million.py --json benches/results/million.json
 
 clean: ## Removes what was built, the environment and the demo's files.
 	rm -rf target $(VENV) .demo benches/results

@@ -133,8 +133,8 @@ def summary(times: list[float], ours: list[float]) -> dict[str, float]:
     }
 
 
-def environment() -> dict[str, Any]:
-    """Tells where and with what the measurement was made."""
+def environment(packages: list[str]) -> dict[str, Any]:
+    """Tells where and with what a measurement was made."""
     cpuinfo = Path("/proc/cpuinfo")
     facts = cpuinfo.read_text() if cpuinfo.exists() else ""
     models = re.findall(r"^model name\s*: (.*)$", facts, re.MULTILINE)
@@ -149,7 +149,7 @@ def environment() -> dict[str, Any]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "openssl": ssl.OPENSSL_VERSION,
         "rust": subprocess.check_output([rustc, "--version"], text=True).strip() if rustc else None,
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {name: importlib.metadata.version(name) for name in packages},
     }
 
 
@@ -167,12 +167,17 @@ def verdicts(cases: dict[str, dict[str, dict[str, float]]]) -> list[dict[str, An
     ]
 
 
+def show_environment(facts: dict[str, Any]) -> None:
+    """Prints where and with what a measurement was made."""
+    for name in ("date", "cpu", "cores", "sha", "system", "python", "openssl", "rust"):
+        print(f"{name:8} {facts[name]}")
+    versions = facts["packages"].items()
+    print(f"{'packages':8} {', '.join(f'{name} {version}' for name, version in versions)}\n")
+
+
 def show(report: dict[str, Any]) -> None:
     """Prints the report as a table."""
-    for name in ("date", "cpu", "cores", "sha", "system", "python", "openssl", "rust"):
-        print(f"{name:8} {report['environment'][name]}")
-    versions = report["environment"]["packages"].items()
-    print(f"{'packages':8} {', '.join(f'{name} {version}' for name, version in versions)}\n")
+    show_environment(report["environment"])
     print(
         f"{'case':18} {'contender':23} {'median µs':>11} {'minimum µs':>11}"
         f" {'to keylatch':>11}   {'p10 to p90':15} {'of minimums':>11}"
@@ -207,7 +212,7 @@ def main() -> None:
         for case, contenders in CASES.items()
     }
     report = {
-        "environment": environment(),
+        "environment": environment(PACKAGES),
         "rounds": rounds,
         "cases": cases,
         "expected": verdicts(cases),

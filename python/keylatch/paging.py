@@ -79,6 +79,9 @@ def _conditions(wanted: KeyFilter, first: sa.Column[Any]) -> Iterator[sa.ColumnE
         yield _position(sa.type_coerce(key.scopes, sa.Text), f'"{wanted.scope}"') > 0
     if wanted.unused_since is not None:
         yield sa.func.coalesce(key.last_used_at, key.created_at) < wanted.unused_since
+        if first is key.created_at:
+            # Nobody uses a key before it is made: so the index is not read from its end.
+            yield key.created_at < wanted.unused_since
     if wanted.expiring_before is not None:
         yield key.expires_at < wanted.expiring_before
     if wanted.status is not None:
