@@ -16,6 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from keylatch.errors import ConfigurationError
 
+# Statements give up a little before the deadline, as a part of it: then it is certain that nothing
+# was written, and the connection stays good.
+_IN_TIME: Final = 0.9
 # Another transaction won: serialization failure, deadlock (PostgreSQL, appendix A).
 _CONFLICT_STATES: Final = {"40001", "40P01"}
 # Record has changed since last read, deadlock (MariaDB, error codes).
@@ -126,12 +129,12 @@ def _limits(driver: str, url: sa.URL, deadline: float) -> dict[str, Any]:
             limits = {"connect_timeout": math.ceil(deadline)}
             options = " ".join(url.normalized_query.get("options", ()))
             if "statement_timeout" not in options:
-                milliseconds = math.ceil(deadline * 1000)
+                milliseconds = math.ceil(deadline * _IN_TIME * 1000)
                 always = {"options": f"{options} -c statement_timeout={milliseconds}".strip()}
         case "pymysql":
             limits = dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout"), deadline)
         case "pysqlite" | "aiosqlite":
-            limits = {"timeout": deadline}
+            limits = {"timeout": deadline * _IN_TIME}
     return {name: value for name, value in limits.items() if name not in url.query} | always
 
 
@@ -148,5 +151,5 @@ def _limit_statements(engine: sa.Engine, deadline: float) -> None:
     def limit(connection: Any, _: object) -> None:
         if dialect.is_mariadb:  # which is known by now; MySQL has no such variable
             cursor = connection.cursor()
-            cursor.execute(f"SET SESSION max_statement_time = {deadline:f}")
+            cursor.execute(f"SET SESSION max_statement_time = {deadline * _IN_TIME:f}")
             cursor.close()
