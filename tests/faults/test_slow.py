@@ -131,7 +131,7 @@ async def test_a_cancelled_call(url, subject, whose):
         with nothing_written(keys):
             with holding(url, "tables"):
                 calls = [asyncio.ensure_future(keys.call(name)) for name in CALLS]
-                await asyncio.sleep(DEADLINE / 2)
+                await asyncio.sleep(DEADLINE / 4)
                 for call in calls:
                     call.cancel()
                 began = time.monotonic()
