@@ -222,6 +222,27 @@ async def test_a_hash_that_cannot_be_verified_shows_in_no_traceback(store, secre
     assert_absent_from_locals(refused.value, stored[-20:])
 
 
+async def test_a_damaged_row_shows_no_hash(tmp_path, secret):
+    """What cannot be read is reported without what could be read of it."""
+    async with APIKeys(
+        f"sqlite+aiosqlite:///{tmp_path / 'keys.db'}", prefix="acme", secret=secret
+    ) as keys:
+        new = await keys.create(name="ci", owner="u1")
+        stored = (await keys._store.load(new.key.id)).hash
+        async with keys._store._database.engine.begin() as connection:
+            await connection.execute(sa.text("UPDATE api_keys SET scopes = '{}'"))
+        for call in (
+            keys.verify(new.token),
+            keys.revoke(new.key.id),
+            keys.revoke_all(owner="u1"),
+        ):
+            with pytest.raises(UnavailableError, match="damaged") as refused:
+                await call
+            error = refused.value
+            error.__context__ = None  # suppressed: nobody shows it
+            assert_absent_from_locals(error, stored[-20:])
+
+
 FORK = """
 import asyncio, os, signal, sys
 from keylatch import APIKeys

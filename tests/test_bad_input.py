@@ -1,6 +1,7 @@
 """Bad input and bad surroundings: a clear error that says what to do, and nothing half-written."""
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -117,6 +118,8 @@ async def test_revoke_refuses_bad_values_and_revokes_nothing(keys, values):
         ({"owner": ""}, ValueError),
         ({"cursor": ""}, ValueError),
         ({"cursor": "\ud800"}, ValueError),
+        ({"cursor": base64.urlsafe_b64encode(b"c0.\0").decode()}, ValueError),
+        ({"cursor": base64.urlsafe_b64encode(b"c0.x' OR 1=1").decode()}, ValueError),
         ({"cursor": "OTk5OTk5OTk5OTk5OTk5OTk5OTk5LmE="}, ValueError),
     ],
 )

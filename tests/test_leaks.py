@@ -218,7 +218,15 @@ async def test_no_openapi_document_holds_a_canary(keys, canaries, ask):
 
 @pytest.mark.parametrize(
     "url",
-    ["nosuch://u:{}@db/x", "postgresql+pg8000://u:{}@db/x", "u:{}@db", "sqlite+nosuch://u:{}@/x"],
+    [
+        "nosuch://u:{}@db/x",
+        "postgresql+pg8000://u:{}@db/x",
+        "u:{}@db",
+        "postgresql+asyncpg://u:{}",
+        "postgresql+asyncpg://u:p@ss:{}@db/x",
+        "sqlite+aiosqlite:///x?timeout={}",
+        "sqlite+nosuch://u:{}@/x",
+    ],
 )
 async def test_the_password_of_a_database_shows_nowhere(canaries, secret, url):
     """A URL that cannot be used is refused without being shown."""

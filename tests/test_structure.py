@@ -23,7 +23,7 @@ PYTHON_ARROWS = {
     "errors": set(),
     "bounds": set(),
     "records": set(),
-    "listing": {"records"},
+    "listing": {"bounds", "records"},
     "changes": {"bounds", "errors", "records"},
     "store": {"listing", "records"},
     "memory": {"errors", "listing", "records", "store"},

@@ -91,10 +91,11 @@ def engine_of(source: str | sa.Engine | AsyncEngine, deadline: float) -> sa.Engi
         return _made(sa.make_url(source), deadline)
     except NoSuchModuleError:
         reason = "SQLAlchemy knows no dialect of the database URL's name"
-    except ArgumentError:
+    except (ArgumentError, TypeError, ValueError):
         reason = (
             "the database cannot be read as one: pass a URL such as sqlite+aiosqlite:///keys.db, "
-            "an Engine or AsyncEngine, or a Store"
+            "an Engine or AsyncEngine, or a Store; in a URL's password, write @ as %40, : as %3A "
+            "and / as %2F"
         )
     except ModuleNotFoundError as error:
         reason = f"the database driver is not installed: pip install {error.name}"

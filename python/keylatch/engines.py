@@ -66,6 +66,7 @@ class _Attempt:
     def on(self, connection: sa.Connection, unit: Unit[T]) -> T:
         """Does the work in a way that ``cut`` can end."""
         with Line(connection) as self.line:
+            self.go_on()  # the deadline may have passed while a thread was waited for
             return unit(connection)
 
     def cut(self) -> None:
@@ -291,7 +292,11 @@ class Database:
             while not future.done():
                 with suppress(asyncio.CancelledError):  # anyio cancels until it is obeyed
                     await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()  # asyncio would log it, with the statement and its values
             raise
+        except _GivenUpError:
+            raise TimeoutError from None
         except DBAPIError:
             if attempt.given_up:
                 raise TimeoutError from None
@@ -359,14 +364,15 @@ async def _run_sync(
 
 @contextmanager
 def _spoiling(connection: sa.Connection) -> Iterator[None]:
-    """Lets a host only roll back what MariaDB has rolled back already, in favour of another one.
+    """Lets a host only roll back what failed half way, as PostgreSQL does by itself.
 
-    Otherwise what the host does next would be committed without what it had done before.
+    Otherwise it could commit a change without its event; and where MariaDB has rolled everything
+    back, in favour of another transaction, what the host does next without what it did before.
     """
     try:
         yield
-    except DBAPIError as error:
-        if connection.dialect.name in ("mysql", "mariadb") and is_conflict(error):
+    except (DBAPIError, UnavailableError):
+        if connection.dialect.name != "postgresql":
             connection.invalidate()
         raise
 
@@ -406,6 +412,7 @@ def _sqlite_autocommits(driver: Any) -> bool:
 def _transaction(connection: sa.Connection, unit: Unit[T], attempt: _Attempt) -> T:
     attempt.go_on()
     with connection.begin():
+        refuse_autocommit(connection)  # the pool may have it from somebody who turned it on
         result = unit(connection)
         attempt.go_on()
         attempt.committing = True

@@ -1,4 +1,7 @@
-"""What ``list`` is asked for: which keys, in which order, and from where on. Knows records only."""
+"""What ``list`` is asked for: which keys, in which order, and from where on.
+
+Knows records and bounds only.
+"""
 
 import base64
 import binascii
@@ -6,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Self
 
+from keylatch import bounds
 from keylatch.records import APIKey, Status
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -115,7 +119,7 @@ class Cursor:
             place = cls(text[:1], moment, key_id)
         except (binascii.Error, UnicodeError, ValueError, OverflowError):
             place = None
-        if place is None or place.encode() != cursor:
+        if place is None or place.encode() != cursor or not bounds.is_key_id(place.key_id):
             raise ValueError("cursor must be the next_cursor of an earlier page")
         if place.code != order.code:
             raise ValueError("cursor comes from a list with other filters: list from the start")

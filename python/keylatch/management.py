@@ -258,8 +258,8 @@ class KeyManagement:
         Args:
             key_id: Which.
             grace: How long the old key goes on; ``timedelta(0)`` ends it at once.
-            expires_in: How long the new key lives. If neither is given, for as long as the old
-                one was to live when it was made.
+            expires_in: How long the new key lives. If neither is given, for as long as from the
+                making of the old one to its end.
             expires_at: The moment, aware, at which the new key ends.
             actor: Who, 1 to 255 characters, for the audit trail.
             connection: A session or connection whose transaction this belongs to.
@@ -273,6 +273,9 @@ class KeyManagement:
             ValueError: A value is outside its bounds; the text names them.
             TypeError: A value is of another type than the annotation says.
             UnavailableError: The database failed, or the operating system gave no random bytes.
+                Where the connection was lost during the commit, the key may be rotated all the
+                same: look at ``(await keys.get(key_id)).successor``, revoke that one, whose token
+                nobody has, and create another.
         """
         key_id = _key_id_or_nothing(key_id)
         actor = bounds.optional_text(actor, "actor")

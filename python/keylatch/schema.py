@@ -36,6 +36,12 @@ def check(connection: sa.Connection) -> str:
     """
     refuse_mysql(connection)
     if not has_tables(connection):
+        if stored_revision(connection) is not None:
+            raise SchemaError(
+                "the tables of keylatch are gone from the database, although it has their "
+                "revision: restore them from a backup, or drop the table keylatch_version and run "
+                "`keylatch db upgrade`"
+            )
         raise SchemaError(
             "the database has no tables of keylatch: run `keylatch db upgrade`, or make a "
             "migration of your own from keylatch.sqlalchemy.metadata"
@@ -53,7 +59,28 @@ def check(connection: sa.Connection) -> str:
             f"the tables of keylatch are older than this version (revision {revision}, not "
             f"{REVISIONS[-1]}): run `keylatch db upgrade`"
         )
+    if missing := lacking(connection):
+        raise SchemaError(
+            f"the tables of keylatch are damaged, {missing} is missing: restore it from a backup"
+        )
+    _refuse_engines_without_transactions(connection)
     return REVISIONS[-1]
+
+
+def _refuse_engines_without_transactions(connection: sa.Connection) -> None:
+    """MariaDB has engines that would lose events, and keep what was rolled back."""
+    if connection.dialect.name not in ("mysql", "mariadb"):
+        return
+    query = (
+        "SELECT t.table_name FROM information_schema.tables t JOIN information_schema.engines e "
+        "ON e.engine = t.engine WHERE t.table_schema = DATABASE() AND e.transactions <> 'YES' "
+        "AND t.table_name IN ('api_keys', 'api_key_events') ORDER BY 1"
+    )
+    for name in connection.exec_driver_sql(query).scalars():
+        raise SchemaError(
+            f"the table {name} has an engine without transactions: run ALTER TABLE {name} "
+            "ENGINE=InnoDB"
+        )
 
 
 def refuse_mysql(connection: sa.Connection) -> None:

@@ -61,8 +61,7 @@ def insert(connection: sa.Connection, new: Sequence[tuple[KeyRecord, KeyEvent]])
 def load(connection: sa.Connection, key_id: str) -> KeyRecord | None:
     """Reads a key by its id."""
     with _decoding():
-        row = connection.execute(_LOAD, {"key_id": key_id}).mappings().one_or_none()
-        return None if row is None else _record(row)
+        return _found(connection.execute(_LOAD, {"key_id": key_id}).mappings())
 
 
 def select(
@@ -102,7 +101,7 @@ def change_owned(connection: sa.Connection, owner: str, decide: Decide) -> list[
     )
     _lock_sqlite(connection)
     with _decoding():
-        records = [_record(row) for row in connection.execute(query).mappings()]
+        records = list(map(_record, connection.execute(query).mappings()))
     if not records:
         left = sa.select(api_keys.c.id).where(*unrevoked).limit(1)
         if connection.dialect.name in ("mysql", "mariadb"):
@@ -117,18 +116,18 @@ def change_owned(connection: sa.Connection, owner: str, decide: Decide) -> list[
 def purge(connection: sa.Connection, dead_since: datetime) -> int:
     """Deletes a portion of the keys that were dead by a moment. Returns how many."""
     _lock_sqlite(connection)
-    dead = (
-        sa.select(api_keys.c.id)
-        .where(
-            sa.or_(api_keys.c.revoked_at <= dead_since, api_keys.c.expires_at <= dead_since),
-        )
-        .limit(_PORTION)
-        .with_for_update()
-    )
-    ids = connection.scalars(dead).all()
+    key_id, ids = api_keys.c.id, list[str]()
+    # One range after the other, found without locks: MariaDB would collect both of them whole, and
+    # lock the end of the index, where every revocation writes.
+    for moment in (api_keys.c.revoked_at, api_keys.c.expires_at):
+        dead = sa.select(key_id).where(moment <= dead_since).order_by(moment, key_id)
+        if not ids:
+            ids += connection.scalars(dead.limit(_PORTION))
+    # Nothing brings the dead back: they can only have been purged by somebody else meanwhile.
+    ids = list(connection.scalars(sa.select(key_id).where(key_id.in_(ids)).with_for_update()))
     if ids:
         connection.execute(sa.delete(api_key_events).where(api_key_events.c.key_id.in_(ids)))
-        connection.execute(sa.delete(api_keys).where(api_keys.c.id.in_(ids)))
+        _expect(connection.execute(sa.delete(api_keys).where(key_id.in_(ids))), len(ids))
     return len(ids)
 
 
@@ -165,7 +164,8 @@ def _apply(connection: sa.Connection, changes: Sequence[tuple[APIKey, Change]]) 
     ]
     for values, alike in groupby(rows, key=itemgetter(0)):
         ids = [key_id for _, key_id in alike]
-        connection.execute(sa.update(api_keys).where(api_keys.c.id.in_(ids)).values(values))
+        statement = sa.update(api_keys).where(api_keys.c.id.in_(ids)).values(values)
+        _expect(connection.execute(statement), len(ids))
     _write_events(connection, [each.event for _, each in changes if each.event is not None])
 
 
@@ -190,8 +190,16 @@ def _lock(connection: sa.Connection, key_id: str) -> KeyRecord | None:
     """Reads a key that nobody else can change until the transaction ends."""
     _lock_sqlite(connection)
     with _decoding():
-        row = connection.execute(_LOCK, {"key_id": key_id}).mappings().one_or_none()
-        return None if row is None else _record(row)
+        return _found(connection.execute(_LOCK, {"key_id": key_id}).mappings())
+
+
+def _expect(result: sa.CursorResult[Any], count: int) -> None:
+    """Makes sure that the database did as told, which a trigger or a policy may prevent."""
+    if result.rowcount != count:
+        raise UnavailableError(
+            "the database did not change the keys that it was told to, and nothing was changed: "
+            "check its triggers and policies"
+        )
 
 
 def _lock_sqlite(connection: sa.Connection) -> None:
@@ -214,6 +222,12 @@ def _decoding() -> Iterator[None]:
 def _row(record: KeyRecord) -> dict[str, Any]:
     values: dict[str, Any] = {name: getattr(record.key, name) for name in _FIELDS}
     return values | {"hash": record.hash, "scopes": sorted(record.key.scopes)}
+
+
+def _found(rows: sa.MappingResult) -> KeyRecord | None:
+    # No row in a local where its damage is reported: it has the hash.
+    row = rows.one_or_none()
+    return None if row is None else _record(row)
 
 
 def _record(row: sa.RowMapping) -> KeyRecord:

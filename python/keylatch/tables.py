@@ -5,12 +5,15 @@ SQLite, PostgreSQL and MariaDB alike.
 """
 
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
 metadata = sa.MetaData()
+
+# Of MariaDB's engines, one that has transactions, whatever the server's default is.
+_ENGINE: Final[dict[str, Any]] = {"mysql_engine": "InnoDB", "mariadb_engine": "InnoDB"}
 
 # Of the migrations, the oldest first. The last one makes what stands below.
 REVISIONS: Final = ("0001", "0002")
@@ -77,6 +80,7 @@ api_keys: Final = sa.Table(
     sa.Index("ix_api_keys_expires_at", "expires_at", "id"),
     sa.Index("ix_api_keys_revoked_at", "revoked_at", "id"),
     sa.Index("ix_api_keys_updated_at", "updated_at", "id"),
+    **_ENGINE,
 )
 
 api_key_events: Final = sa.Table(
@@ -90,6 +94,7 @@ api_key_events: Final = sa.Table(
     sa.Column("actor", text(255)),
     sa.Column("details", sa.JSON, nullable=False),
     sa.Index("ix_api_key_events_key_id", "key_id", "id"),
+    **_ENGINE,
 )
 
 # Alembic's own, under a name of ours, so that the host's migrations and ours never meet.
@@ -97,4 +102,5 @@ keylatch_version: Final = sa.Table(
     "keylatch_version",
     metadata,
     sa.Column("version_num", sa.String(32), primary_key=True),
+    **_ENGINE,
 )

@@ -17,7 +17,8 @@ def create_table(operations: Operations, name: str, *columns: sa.Column[object])
     """
     inspector = sa.inspect(operations.get_bind())
     if not inspector.has_table(name):
-        operations.create_table(name, *columns)
+        engine = "InnoDB"  # which has transactions, whatever MariaDB's default is
+        operations.create_table(name, *columns, mysql_engine=engine, mariadb_engine=engine)
         return
     present = {column["name"] for column in inspector.get_columns(name)}
     for column in columns:
