@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -288,3 +289,19 @@ def test_processes_that_start_together_make_the_tables_once(tmp_path, environmen
     tokens = [process.communicate(timeout=60)[0].decode().strip() for process in started]
     assert [process.returncode for process in started] == [0] * 6
     assert len({parse(token).key_id for token in tokens}) == 6
+
+
+def test_a_database_that_fails_is_503(client, ada, folder):
+    """A key that cannot be written is not made, and is once it can be."""
+    headers = bearer(ada)
+    with closing(sqlite3.connect(folder / "article.db")) as database:
+        database.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON api_key_events "
+            "BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+        )
+        refused = client.post("/user/keys", json={"name": "laptop"}, headers=headers)
+        database.execute("DROP TRIGGER full")
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert "disk" not in refused.text
+    made = client.post("/user/keys", json={"name": "laptop"}, headers=headers)
+    assert made.status_code == 201

@@ -20,7 +20,10 @@ pytestmark = pytest.mark.anyio
 REFUSING = {
     "sqlite": (
         [
-            "CREATE TRIGGER refuse BEFORE INSERT ON api_key_events BEGIN SELECT RAISE(ABORT, 'no'); END"
+            (
+                "CREATE TRIGGER refuse BEFORE INSERT ON api_key_events "
+                "BEGIN SELECT RAISE(ABORT, 'no'); END"
+            )
         ],
         ["DROP TRIGGER refuse"],
     ),

@@ -2,18 +2,22 @@
 
 import asyncio
 import json
+import runpy
+from pathlib import Path
 from typing import Annotated
 
 import pytest
 from fastapi import FastAPI, Security
 from proxy import Proxy
-from subject import SERVERS, holding, nothing_written
+from subject import SERVERS, holding, nothing_written, tell
 
 from keylatch import APIKey
 from keylatch.errors import UnavailableError
 from keylatch.fastapi import APIKeyAuth, unavailable_error_handler
 
 pytestmark = pytest.mark.anyio
+
+DEMO = Path(__file__).parents[2] / "examples" / "demo" / "app.py"
 
 
 def application(keys):
@@ -77,6 +81,28 @@ async def test_a_database_that_is_down(url, subject, ask):
             assert_unavailable(await answers(ask, keys))
             proxy.forward()
             assert [reply.status for reply in await answers(ask, keys)] == [200, 200, 200]
+
+
+@pytest.mark.parametrize("engine_name", ["sqlite-async"])
+async def test_the_demo_answers_so(url, secret, ask, monkeypatch):
+    """Its route that makes keys is told of the handler."""
+    monkeypatch.setenv("DEMO_DATABASE", url)
+    monkeypatch.setenv("KEYLATCH_SECRET", secret)
+    demo = runpy.run_path(str(DEMO))
+    async with demo["keys"] as keys:
+        header = [
+            (b"x-api-key", (await keys.create(name="a", scopes=["keys:write"])).token.encode()),
+            (b"content-type", b"application/json"),
+        ]
+        wanted = {"path": "/keys", "method": "POST", "body": b'{"name": "b", "scopes": []}'}
+        tell(
+            url,
+            "CREATE TRIGGER fill BEFORE INSERT ON api_key_events"
+            " BEGIN SELECT RAISE(ABORT, 'disk full'); END",
+        )
+        assert_unavailable([await ask(demo["app"], header, **wanted)])
+        tell(url, "DROP TRIGGER fill")
+        assert (await ask(demo["app"], header, **wanted)).status == 201
 
 
 async def test_the_handler_takes_no_other_error(ask):
