@@ -29,7 +29,8 @@ PYTHON_ARROWS = {
     "memory": {"errors", "listing", "records", "store"},
     "tables": set(),
     "drivers": {"errors"},
-    "engines": {"drivers", "errors"},
+    "threads": {"drivers"},
+    "engines": {"drivers", "errors", "threads"},
     "schema": {"engines", "errors", "tables"},
     "paging": {"listing", "tables"},
     "statements": {"errors", "listing", "paging", "records", "store", "tables"},
@@ -81,6 +82,7 @@ RUST_ARROWS = {
 KNOW_PYO3 = {"python", "lib"}
 THIRD_PARTIES = {
     "drivers": {"sqlalchemy"},
+    "threads": {"sqlalchemy"},
     "engines": {"sqlalchemy"},
     "schema": {"sqlalchemy"},
     "paging": {"sqlalchemy"},

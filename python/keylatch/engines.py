@@ -5,16 +5,13 @@ asynchronous and synchronous engines alike. Knows no table.
 """
 
 import asyncio
-import contextvars
 import logging
 import os
 import random
 import sqlite3
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -29,8 +26,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
-from keylatch.drivers import Line, engine_of, first_line, is_conflict
+from keylatch.drivers import engine_of, first_line, is_conflict
 from keylatch.errors import ConfigurationError, UnavailableError
+from keylatch.threads import Attempt, Threads
 
 T = TypeVar("T")
 Unit = Callable[[sa.Connection], T]
@@ -40,44 +38,10 @@ logger = logging.getLogger("keylatch")
 # Of a transaction that the database gave up in favour of another. Less than a second in all.
 _ATTEMPTS: Final = 8
 _FIRST_PAUSE: Final = 0.005  # seconds
-# Twice as many as a pool of SQLAlchemy holds connections.
-_THREADS: Final = 32
-# Seconds that a thread has to come back by itself, as the driver's own limits would have it.
-_PATIENCE: Final = 0.5
 
 
 class ConstraintError(UnavailableError):
     """The database refused a row."""
-
-
-@dataclass(eq=False)
-class _Attempt:
-    """How far a unit of work has come, and whether anybody still waits for it."""
-
-    committing: bool = False
-    given_up: bool = False
-    line: Line | None = None
-
-    def go_on(self) -> None:
-        """Raises _GivenUpError if there is nobody to answer to."""
-        if self.given_up:
-            raise _GivenUpError
-
-    def on(self, connection: sa.Connection, unit: Unit[T]) -> T:
-        """Does the work in a way that ``cut`` can end."""
-        with Line(connection) as self.line:
-            self.go_on()  # the deadline may have passed while a thread was waited for
-            return unit(connection)
-
-    def cut(self) -> None:
-        """Has a thread that still waits for the server come back."""
-        self.given_up = True
-        if self.line is not None:
-            self.line.cut()
-
-
-class _GivenUpError(Exception):
-    """Nobody waits for this transaction any more: it is rolled back."""
 
 
 class Database:
@@ -108,7 +72,7 @@ class Database:
         self._deadline = deadline
         self._writes = writes
         self._process = os.getpid()
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads = Threads()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self, unit: Unit[T], connection: Any = None) -> T:
@@ -142,9 +106,7 @@ class Database:
         here = asyncio.get_running_loop()
         if tasks := [task for task in self._tasks if task.get_loop() is here]:
             await asyncio.wait(tasks, timeout=self._deadline)
-        if self._threads is not None:
-            self._threads.shutdown(wait=False)
-            self._threads = None
+        self._threads.close()
         if not self._owned:
             return
         if isinstance(self.engine, AsyncEngine):
@@ -167,7 +129,7 @@ class Database:
 
         That goes on in a task that no cancellation of the caller's reaches a second time.
         """
-        attempt = _Attempt()
+        attempt = Attempt()
         task = asyncio.create_task(self._repeated(unit, attempt))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -188,7 +150,7 @@ class Database:
         if not task.cancelled():
             task.exception()  # somebody has it, or there was nobody left to tell
 
-    async def _repeated(self, unit: Unit[T], attempt: _Attempt) -> T:
+    async def _repeated(self, unit: Unit[T], attempt: Attempt) -> T:
         for number in range(_ATTEMPTS - 1):
             try:
                 return await self._once(unit, attempt)
@@ -201,36 +163,19 @@ class Database:
             await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - it is no secret
         return await self._once(unit, attempt)
 
-    async def _once(self, unit: Unit[T], attempt: _Attempt) -> T:
+    async def _once(self, unit: Unit[T], attempt: Attempt) -> T:
         if isinstance(self.engine, AsyncEngine):
             async with self.engine.connect() as connection:
                 return await _run_sync(connection, _transaction, unit, attempt)
         return await self._in_a_thread(self.engine, unit, attempt)
 
-    async def _in_a_thread(self, engine: sa.Engine, unit: Unit[T], attempt: _Attempt) -> T:
+    async def _in_a_thread(self, engine: sa.Engine, unit: Unit[T], attempt: Attempt) -> T:
         def blocking() -> T:
             attempt.go_on()
             with engine.connect() as connection:
                 return attempt.on(connection, partial(_transaction, unit=unit, attempt=attempt))
 
-        future = self._thread(blocking)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await self._come_back(future, attempt)
-            raise
-        finally:
-            del future
-
-    async def _come_back(self, future: asyncio.Future[Any], attempt: _Attempt) -> None:
-        """Waits for a thread that has nobody to answer to."""
-        try:
-            await asyncio.wait([future], timeout=_PATIENCE)
-            if not future.done():
-                attempt.cut()
-                await asyncio.wait([future])
-        finally:
-            future.cancel()  # the event loop ends
+        return await self._threads.give(blocking, attempt)
 
     async def _within(self, connection: Any, unit: Unit[T]) -> T:
         """In the host's transaction, which only the host commits or rolls back."""
@@ -255,12 +200,13 @@ class Database:
                 async with asyncio.timeout(self._deadline):
                     return await _run_sync(connection, in_connection)
             case Session():
-                return await self._uninterrupted(
-                    lambda attempt: attempt.on(self._of_session(connection), in_connection)
+                return await self._threads.lend(
+                    lambda attempt: attempt.on(self._of_session(connection), in_connection),
+                    deadline=self._deadline,
                 )
             case sa.Connection():
-                return await self._uninterrupted(
-                    lambda attempt: attempt.on(connection, in_connection)
+                return await self._threads.lend(
+                    lambda attempt: attempt.on(connection, in_connection), deadline=self._deadline
                 )
         raise TypeError(
             "connection must be a SQLAlchemy session or connection, not "
@@ -276,41 +222,6 @@ class Database:
                 "the session has no engine for keylatch's tables: add those of "
                 "keylatch.sqlalchemy.metadata to its binds=, or pass a connection"
             ) from None
-
-    async def _uninterrupted(self, function: Callable[[_Attempt], T]) -> T:
-        """In a thread that is waited for even if the caller is cancelled.
-
-        What belongs to the host must not be used by two threads at once, and the host goes on to
-        roll it back. A server that does not answer loses the connection.
-        """
-        attempt = _Attempt()
-        future = self._thread(function, attempt)
-        late = asyncio.get_running_loop().call_later(self._deadline, attempt.cut)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            while not future.done():
-                with suppress(asyncio.CancelledError):  # anyio cancels until it is obeyed
-                    await asyncio.wait([future])
-            if not future.cancelled():
-                future.exception()  # asyncio would log it, with the statement and its values
-            raise
-        except _GivenUpError:
-            raise TimeoutError from None
-        except DBAPIError:
-            if attempt.given_up:
-                raise TimeoutError from None
-            raise
-        finally:
-            late.cancel()
-            del future
-
-    def _thread(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="keylatch")
-        context = contextvars.copy_context()
-        loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._threads, context.run, function, *arguments)
 
     def _failure(self, error: Exception) -> Exception:
         """What a database throws, as ``UnavailableError``, without statement or values."""
@@ -342,7 +253,7 @@ class Database:
         if self._process == os.getpid():
             return
         self._process = os.getpid()
-        self._threads = None
+        self._threads.forget()
         self._tasks = set()
         if self._owned:
             self._inherited = self.engine.pool
@@ -409,7 +320,7 @@ def _sqlite_autocommits(driver: Any) -> bool:
     return False
 
 
-def _transaction(connection: sa.Connection, unit: Unit[T], attempt: _Attempt) -> T:
+def _transaction(connection: sa.Connection, unit: Unit[T], attempt: Attempt) -> T:
     attempt.go_on()
     with connection.begin():
         refuse_autocommit(connection)  # the pool may have it from somebody who turned it on
@@ -419,6 +330,6 @@ def _transaction(connection: sa.Connection, unit: Unit[T], attempt: _Attempt) ->
     return result
 
 
-def _may_be_repeated(error: DBAPIError, attempt: _Attempt) -> bool:
+def _may_be_repeated(error: DBAPIError, attempt: Attempt) -> bool:
     """Whether nothing was written for sure, and another attempt may go better."""
     return is_conflict(error) or (error.connection_invalidated and not attempt.committing)

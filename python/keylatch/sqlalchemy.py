@@ -40,7 +40,9 @@ class SQLAlchemyStore:
             application. An engine stays the host's: it is never disposed of here. A synchronous
             one is used in threads.
         deadline: How long the database may take to answer, in seconds, before a call raises
-            ``UnavailableError``.
+            ``UnavailableError``. The driver of an engine that is made here waits no longer
+            either. A synchronous engine of the host's needs timeouts of its own: a thread that is
+            still connecting cannot be called back, and has its place in the pool meanwhile.
 
     Raises:
         ConfigurationError: The URL or engine cannot be used; the text says what to do.
