@@ -30,10 +30,11 @@ MAINTENANCE = {
     "postgres": ["VACUUM ANALYZE api_keys", "VACUUM ANALYZE api_key_events"],
     "mariadb": ["ANALYZE TABLE api_keys", "ANALYZE TABLE api_key_events"],
 }
-VERSION = {
-    "sqlite": "SELECT sqlite_version()",
-    "postgres": "SHOW server_version",
-    "mariadb": "SELECT version()",
+# What a database says of itself; the size of its cache decides how much of a big table it rereads.
+FACTS = {
+    "sqlite": {"version": "SELECT sqlite_version()", "cache": "PRAGMA cache_size"},
+    "postgres": {"version": "SHOW server_version", "cache": "SHOW shared_buffers"},
+    "mariadb": {"version": "SELECT version()", "cache": "SELECT @@innodb_buffer_pool_size"},
 }
 
 
@@ -95,11 +96,11 @@ class Table:
             return None
         return Cursor.behind(passing[len(passing) // 2], order).encode()
 
-    def version(self) -> str:
-        """That of the database."""
+    def ask(self, fact: str) -> str:
+        """A fact about the database."""
         engine = sa.create_engine(self.url(f"{self.kind}-sync"), poolclass=sa.NullPool)
         with engine.connect() as connection:
-            return str(connection.exec_driver_sql(VERSION[self.kind]).scalar_one())
+            return str(connection.exec_driver_sql(FACTS[self.kind][fact]).scalar_one())
 
 
 @contextmanager
