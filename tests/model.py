@@ -264,15 +264,16 @@ class Model:
         owned = [key for key in self.keys.values() if key.owner == owner]
         return sorted(key.id for key in owned if self._revoke(key, reason, actor))
 
-    def purge(self, *, dead_for: timedelta) -> int:
-        """No more word of what died long ago; how many."""
+    def purge(self, *, dead_for: timedelta, revoked_only: bool = False) -> int:
+        """No more word of what died long ago; how many. Those that were revoked go first."""
         if not timedelta(0) <= dead_for <= self.now - datetime.min.replace(tzinfo=UTC):
             raise RefusedError({"ValueError"})
         dead_since = self.now - dead_for
         dead = [
             key.id
             for key in self.keys.values()
-            if any(end and end <= dead_since for end in (key.revoked_at, key.expires_at))
+            if (key.revoked_at is not None and key.revoked_at <= dead_since)
+            or (not revoked_only and key.expires_at is not None and key.expires_at <= dead_since)
         ]
         for key_id in dead:
             del self.keys[key_id]

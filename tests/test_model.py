@@ -12,6 +12,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -185,11 +186,15 @@ def orders(one: Step, two: Step) -> Iterator[tuple[Step, ...]]:
     """In which order calls at once may have been. A purge goes in portions, as it says."""
     yield one, two
     yield two, one
-    for (purge, outcome), other in ((one, two), (two, one)):
-        if purge[0] == "purge" and not outcome.fault:
-            for part in range(1, outcome.answer):
-                rest = outcome.answer - part
-                yield (purge, Outcome(part)), other, (purge, Outcome(rest))
+    for ((name, arguments), outcome), other in ((one, two), (two, one)):
+        if name == "purge" and not outcome.fault:
+            for number, revoked_only in product(range(1, outcome.answer + 1), (True, False)):
+                portion = arguments | {"revoked_only": revoked_only}
+                yield (
+                    ((name, portion), Outcome(number)),
+                    other,
+                    ((name, arguments), Outcome(outcome.answer - number)),
+                )
 
 
 class World:
