@@ -256,3 +256,10 @@ async def test_a_page_of_keys_goes_along_an_index(subject, name, deep):
         assert plan.rows <= AT_MOST, plan.text
         if deep and subject.kind == "sqlite":
             assert re.search(r"id\)[<>]\(", plan.text), plan.text
+
+
+async def test_a_name_is_found_along_its_index(subject):
+    """Nobody else's keys are read for it, of which there may be a million."""
+    for plan in await subject.plans(lambda: subject.keys.list(name="key 500", limit=PAGE)):
+        assert plan.index == "ix_api_keys_name", plan.text
+        assert plan.rows <= AT_MOST, plan.text

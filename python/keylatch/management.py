@@ -5,10 +5,11 @@ framework and no database.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from keylatch import bounds, changes
 from keylatch._native import Hasher, SecretRing, Token
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     HostConnection = AsyncSession | AsyncConnection | Session | Connection
+
+T = TypeVar("T")
 
 logger = logging.getLogger("keylatch")
 
@@ -106,16 +109,15 @@ class KeyManagement:
         )
         actor = bounds.optional_text(actor, "actor")
         await self._ready()
-        for _ in range(_MINT_ATTEMPTS):
+
+        async def insert() -> NewKey:
             token = Token.mint(wanted.prefix, self._ring)
             record = self._record(wanted, token)
             event = changes.created(record.key, actor)
-            try:
-                await self._store.insert([(record, event)], connection=connection)
-            except DuplicateKeyError:
-                continue
+            await self._store.insert([(record, event)], connection=connection)
             return NewKey(record.key, token.reveal())
-        raise UnavailableError("new key ids keep colliding: check the system's random source")
+
+        return await _minted(insert)
 
     async def get(self, key_id: str, *, connection: "HostConnection | None" = None) -> APIKey:
         """Reads a key.
@@ -413,15 +415,10 @@ class KeyManagement:
         self, key_id: str, decide: Callable[[KeyRecord], Change], connection: Any
     ) -> Change:
         await self._ready()
-        for _ in range(_MINT_ATTEMPTS):
-            try:
-                changed = await self._store.change(key_id, decide, connection=connection)
-            except DuplicateKeyError:
-                continue
-            if changed is None:
-                raise UnknownKeyError
-            return changed
-        raise UnavailableError("new key ids keep colliding: check the system's random source")
+        changed = await _minted(lambda: self._store.change(key_id, decide, connection=connection))
+        if changed is None:
+            raise UnknownKeyError
+        return changed
 
     def _revocation(self, reason: str | None, actor: str | None) -> Callable[[KeyRecord], Change]:
         reason, actor = bounds.optional_text(reason, "reason"), bounds.optional_text(actor, "actor")
@@ -458,6 +455,14 @@ class KeyManagement:
 
     def _now(self) -> datetime:
         return bounds.utc(self._clock(), "the clock's time")
+
+
+async def _minted(attempt: Callable[[], Awaitable[T]]) -> T:
+    """What mints a key id is tried again where the id is taken."""
+    for _ in range(_MINT_ATTEMPTS):
+        with suppress(DuplicateKeyError):
+            return await attempt()
+    raise UnavailableError("new key ids keep colliding: check the system's random source")
 
 
 def _key_id_or_nothing(key_id: str) -> str:

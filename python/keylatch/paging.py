@@ -37,7 +37,7 @@ def _indexed(wanted: KeyFilter) -> _Columns:
     key = api_keys.c
     ordering = key[wanted.order.moment], key.id
     if wanted.order == NEWEST_FIRST:
-        for name in ("owner", "prefix"):
+        for name in ("owner", "name", "prefix"):
             if getattr(wanted, name) is not None:
                 return key[name], *ordering
     return ordering
@@ -62,7 +62,8 @@ def _behind(
 
 def _conditions(wanted: KeyFilter, first: sa.Column[Any]) -> Iterator[sa.ColumnElement[bool]]:
     key = api_keys.c
-    for column, value in ((key.owner, wanted.owner), (key.prefix, wanted.prefix)):
+    for column in (key.owner, key.name, key.prefix):
+        value = getattr(wanted, column.name)
         if value is None:
             continue
         if column is first:
@@ -71,9 +72,7 @@ def _conditions(wanted: KeyFilter, first: sa.Column[Any]) -> Iterator[sa.ColumnE
             yield column >= value
             yield column <= value
         else:
-            yield (column if column is key.owner else _beside(column)) == value
-    if wanted.name is not None:
-        yield key.name == wanted.name
+            yield (_beside(column) if column is key.prefix else column) == value
     if wanted.scope is not None:
         # The quotes of JSON stand around each name, and no name holds one.
         yield _position(sa.type_coerce(key.scopes, sa.Text), f'"{wanted.scope}"') > 0

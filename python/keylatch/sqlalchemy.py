@@ -50,7 +50,9 @@ class SQLAlchemyStore:
 
     def __init__(self, database: str | sa.Engine | AsyncEngine, *, deadline: float = 5.0) -> None:
         if not 0 < deadline <= MAX_DEADLINE:
-            raise ConfigurationError(f"deadline must be 0 to {MAX_DEADLINE} seconds")
+            raise ConfigurationError(
+                f"deadline must be more than 0 and at most {MAX_DEADLINE} seconds"
+            )
         try:
             self._database = Database(database, deadline=deadline, writes=sa.update(api_keys))
         finally:

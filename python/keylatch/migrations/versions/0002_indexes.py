@@ -17,6 +17,7 @@ def upgrade(operations: Operations) -> None:
         ("ix_api_keys_created_at", ["created_at", "id"]),
         ("ix_api_keys_owner", ["owner", "created_at", "id"]),
         ("ix_api_keys_prefix", ["prefix", "created_at", "id"]),
+        ("ix_api_keys_name", ["name", "created_at", "id"]),
         ("ix_api_keys_expires_at", ["expires_at", "id"]),
         ("ix_api_keys_revoked_at", ["revoked_at", "id"]),
         ("ix_api_keys_updated_at", ["updated_at", "id"]),
