@@ -1,13 +1,11 @@
 """Databases with tables of keys in them, for measurements. Knows where the tests find servers."""
 
-import heapq
 import random
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 import mixture
@@ -46,15 +44,13 @@ class Table:
         kind: Of database.
         location: The URL, with whatever driver.
         count: How many keys there are.
-        sample: Tokens, keys and the moments of their latest changes, shuffled.
-        latest: The moments of the latest changes in the table, the oldest of them first.
+        sample: Tokens and keys, shuffled.
     """
 
     kind: str
     location: sa.URL
     count: int
-    sample: list[tuple[str, APIKey, datetime]] = field(default_factory=list)
-    latest: list[datetime] = field(default_factory=list)
+    sample: list[tuple[str, APIKey]] = field(default_factory=list)
 
     def url(self, engine_name: str) -> str:
         """The URL for an engine."""
@@ -71,15 +67,11 @@ class Table:
             portion.append((record, event))
             steady = record.key.owner == mixture.STEADY_OWNER
             if steady or number % max(1, self.count // SAMPLE) == 0:
-                self.sample.append((token, record.key, event.at))
-            heapq.heappush(self.latest, event.at)
-            if len(self.latest) > CHANGES:
-                heapq.heappop(self.latest)
+                self.sample.append((token, record.key))
             if len(portion) == 5_000 or number == self.count:
                 await store.insert(portion)
                 portion = []
         await store.close()
-        self.latest.sort()
         random.Random(self.count).shuffle(self.sample)
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             for statement in MAINTENANCE[self.kind]:
@@ -89,7 +81,7 @@ class Table:
         """The cursor behind the middle one of the keys that pass a filter, None for one key."""
         order = wanted.order
         passing = sorted(
-            (key for _, key, _ in self.sample if wanted.passes(key)),
+            (key for _, key in self.sample if wanted.passes(key)),
             key=lambda key: (getattr(key, order.moment), key.id),
         )
         if len(passing) < 2:

@@ -60,6 +60,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 # How many times as long as on the small table a call may take on the big one.
 AT_MOST = 2
 POLLED = 500
+LATEST = 100
 WARM_UP = 3
 # Microseconds that a case may take in all on the big table.
 PATIENCE = 10e6
@@ -71,10 +72,9 @@ Call = Callable[[], Awaitable[Sized]]
 def calls(table: filled.Table, keys: APIKeys) -> dict[str, Call]:
     """What is measured on a table, by name."""
     store: Any = keys._store
-    active = [(token, key) for token, key, _ in table.sample if key.status(keys._now()) == "active"]
+    active = [(token, key) for token, key in table.sample if key.status(keys._now()) == "active"]
     tokens = cycle([token for token, _ in active])
     ids = cycle([key.id for _, key in reversed(active)])  # none that was just verified
-    changes = sorted(at for _, _, at in table.sample)
 
     async def verify() -> Sized:
         return [await keys.verify(next(tokens))]
@@ -82,8 +82,8 @@ def calls(table: filled.Table, keys: APIKeys) -> dict[str, Call]:
     async def get() -> Sized:
         return [await keys.get(next(ids))]
 
-    def changed(since: Any) -> Call:
-        return lambda: store.changed(since, limit=POLLED)
+    def changes(after: int) -> Call:
+        return lambda: store.changes(after=after, missing=(), limit=POLLED)
 
     def listed(filters: dict[str, Any], cursor: str | None) -> Call:
         async def page() -> Sized:
@@ -94,8 +94,8 @@ def calls(table: filled.Table, keys: APIKeys) -> dict[str, Call]:
     made: dict[str, Call] = {
         "verify": verify,
         "get": get,
-        "changed: the latest": changed(table.latest[0]),
-        "changed: from the middle": changed(changes[len(changes) // 2]),
+        "changes: the latest": changes(table.count - LATEST),
+        "changes: from the middle": changes(table.count // 2),
     }
     for name, filters in (INDEXED | OTHERS).items():
         made[f"list: {name}"] = listed(filters, None)

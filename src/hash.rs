@@ -145,16 +145,25 @@ impl Scheme {
     }
 }
 
+/// Bytes of a salt. Those that we made need no memory of their own, of which a cache has many.
+#[derive(Clone)]
+enum Salt {
+    Ours([u8; SALT_LEN]),
+    Foreign(Box<[u8]>),
+}
+
 /// A stored string, parsed: its scheme and cost are within the policy.
-struct StoredHash {
+#[derive(Clone)]
+pub struct StoredHash {
     scheme: Scheme,
     kid: Option<Kid>,
-    salt: ([u8; MAX_FOREIGN_SALT_LEN], usize),
+    salt: Salt,
     tag: [u8; TAG_LEN],
 }
 
 impl StoredHash {
-    fn parse(stored: &str) -> Result<Self, HashError> {
+    /// Reads a stored string, and refuses one that is outside the policy.
+    pub fn parse(stored: &str) -> Result<Self, HashError> {
         if stored.len() > MAX_STORED_LEN {
             return Err(HashError::Malformed);
         }
@@ -178,12 +187,33 @@ impl StoredHash {
         if fields.next().is_some() || tag_len != TAG_LEN || !salt_accepted {
             return Err(HashError::Malformed);
         }
-        Ok(Self { scheme, kid, salt: (salt, salt_len), tag })
+        let salt = salt.get(..salt_len).unwrap_or_default();
+        let salt = salt.try_into().map_or_else(|_| Salt::Foreign(salt.into()), Salt::Ours);
+        Ok(Self { scheme, kid, salt, tag })
+    }
+
+    /// Whether this is the hash of that token. `UnknownKid` is the only error of a fast hash.
+    pub fn matches(&self, ring: &SecretRing, token: &[u8]) -> Result<bool, HashError> {
+        let tag = self.scheme.tag(self.secret(ring)?, self.salt(), token)?;
+        Ok(same(&tag, &self.tag).into())
+    }
+
+    /// Whether it takes time and memory that must not be spent on an event loop.
+    pub fn is_slow(&self) -> bool {
+        matches!(self.scheme, Scheme::Argon2id(_))
+    }
+
+    /// The server secret that it needs, if it needs one.
+    pub fn secret<'a>(&self, ring: &'a SecretRing) -> Result<Option<&'a ServerSecret>, HashError> {
+        let found = |kid| ring.get(kid).ok_or(HashError::UnknownKid(kid));
+        self.kid.map(found).transpose()
     }
 
     fn salt(&self) -> &[u8] {
-        let (bytes, len) = &self.salt;
-        bytes.get(..*len).unwrap_or_default()
+        match &self.salt {
+            Salt::Ours(salt) => salt,
+            Salt::Foreign(salt) => salt,
+        }
     }
 }
 
@@ -262,24 +292,17 @@ pub fn hash<R: TryRng + TryCryptoRng>(
 
 /// Whether `stored` could be verified at all: the errors of `verify` without its work.
 pub fn check(ring: &SecretRing, stored: &str) -> Result<(), HashError> {
-    let kid = StoredHash::parse(stored)?.kid;
-    kid.map_or(Ok(()), |kid| ring.get(kid).map(|_| ()).ok_or(HashError::UnknownKid(kid)))
+    StoredHash::parse(stored)?.secret(ring).map(|_| ())
 }
 
 /// Whether `stored` is the hash of this token. A string outside the policy is an error, found
 /// before memory or time is spent on it.
 pub fn verify(ring: &SecretRing, token: &[u8], stored: &str) -> Result<bool, HashError> {
-    let stored = StoredHash::parse(stored)?;
-    let secret = match stored.kid {
-        None => None,
-        Some(kid) => Some(ring.get(kid).ok_or(HashError::UnknownKid(kid))?),
-    };
-    let tag = stored.scheme.tag(secret, stored.salt(), token)?;
-    Ok(same(&tag, &stored.tag).into())
+    StoredHash::parse(stored)?.matches(ring, token)
 }
 
 /// Compares in constant time, and by words: by bytes it took a sixth of an HMAC's verification.
-fn same(tag: &[u8; TAG_LEN], other: &[u8; TAG_LEN]) -> Choice {
+pub fn same(tag: &[u8; TAG_LEN], other: &[u8; TAG_LEN]) -> Choice {
     let (words, _) = tag.as_chunks::<8>();
     let (others, _) = other.as_chunks::<8>();
     let pairs = words.iter().zip(others);

@@ -1,9 +1,14 @@
 //! keylatch's native core: the list of what Python sees, nothing else.
 
+mod cache;
+mod engine;
 mod hash;
 mod headers;
+mod ledger;
 mod python;
+mod python_engine;
 mod secrets;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -13,4 +18,6 @@ mod token;
 mod _native {
     #[pymodule_export]
     use crate::python::{Hasher, SecretRing, Token, TokenHeaders, mint, parse};
+    #[pymodule_export]
+    use crate::python_engine::{Engine, Row};
 }

@@ -67,13 +67,13 @@ impl From<Refusal> for PyErr {
     }
 }
 
-fn refuse_pickle(what: &str) -> PyErr {
+pub fn refuse_pickle(what: &str) -> PyErr {
     PyTypeError::new_err(format!("a {what} holds a secret and cannot be pickled or copied"))
 }
 
 /// The text of a `str`, or `None` if it holds a lone surrogate. The `UnicodeEncodeError` of
 /// Python is dropped on purpose: it carries the whole text.
-fn utf8<'a>(text: &'a Bound<'_, PyString>) -> Option<&'a str> {
+pub fn utf8<'a>(text: &'a Bound<'_, PyString>) -> Option<&'a str> {
     text.to_str().ok()
 }
 
@@ -102,7 +102,7 @@ fn names(list: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
 ///     ConfigurationError: The text is no ring; the message says what to do.
 #[pyclass(frozen, module = "keylatch")]
 pub struct SecretRing {
-    inner: secrets::SecretRing,
+    pub inner: secrets::SecretRing,
 }
 
 #[pymethods]
@@ -187,7 +187,7 @@ impl SecretRing {
 /// shows. Made by :func:`parse`; whether it opens anything is for ``APIKeys.verify`` to say.
 #[pyclass(frozen, module = "keylatch")]
 pub struct Token {
-    inner: token::Token,
+    pub inner: token::Token,
 }
 
 #[pymethods]
@@ -215,8 +215,8 @@ impl Token {
 
     /// The key's public name: 16 characters that may be logged.
     #[getter]
-    fn key_id(&self) -> &str {
-        self.inner.key_id()
+    fn key_id<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
+        PyString::new(py, self.inner.key_id().as_str())
     }
 
     /// Which server secret sealed this token.
@@ -238,7 +238,7 @@ impl Token {
     }
 
     fn __repr__(&self) -> String {
-        format!("<Token {}_{}_***>", self.inner.prefix(), self.inner.key_id())
+        format!("<Token {}_{}_***>", self.inner.prefix(), self.inner.key_id().as_str())
     }
 
     #[pyo3(signature = () -> "str")]
@@ -498,21 +498,36 @@ impl TokenHeaders {
     ///     TypeError: The headers are not pairs of bytes.
     #[pyo3(signature = (headers: "list[tuple[bytes, bytes]]"))]
     fn extract(&self, headers: &Bound<'_, PyAny>) -> PyResult<Token> {
-        let mut found: [Option<Bound<'_, PyBytes>>; MAX_NAMES + 1] =
-            [const { None }; MAX_NAMES + 1];
+        let mut found = Found::default();
+        let token = self.find(headers, &mut found)??;
+        Ok(Token { inner: token.to_owned() })
+    }
+}
+
+/// The values of the headers that may carry a token, by their slots.
+#[derive(Default)]
+pub struct Found<'py>([Option<Bound<'py, PyBytes>>; MAX_NAMES + 1]);
+
+impl TokenHeaders {
+    /// Finds the one token of a request, and leaves it where it is.
+    pub fn find<'a, 'py>(
+        &self,
+        headers: &Bound<'py, PyAny>,
+        found: &'a mut Found<'py>,
+    ) -> PyResult<Result<token::Token<&'a str>, Refusal>> {
         for pair in headers.try_iter()? {
-            let (name, value): (Bound<'_, PyBytes>, Bound<'_, PyBytes>) = header(&pair?)?;
+            let (name, value) = header(&pair?)?;
             let slot = self.sources.slot(name.as_bytes());
-            let Some(place) = slot.and_then(|slot| found.get_mut(slot)) else { continue };
+            let Some(place) = slot.and_then(|slot| found.0.get_mut(slot)) else { continue };
             if place.replace(value).is_some() {
-                return Err(Refusal::Ambiguous.into());
+                return Ok(Err(Refusal::Ambiguous));
             }
         }
-        let values = found.iter().enumerate();
+        let values = found.0.iter().enumerate();
         let values = values.filter_map(|(slot, value)| Some((slot, value.as_ref()?.as_bytes())));
-        let text = Sources::credential(values)?;
-        let inner = token::Token::parse(text).map_err(|_| Refusal::Invalid)?;
-        Ok(Token { inner })
+        let token = Sources::credential(values)
+            .and_then(|text| token::Token::read(text).map_err(|_| Refusal::Invalid));
+        Ok(token)
     }
 }
 

@@ -253,6 +253,13 @@ fn distinct_bytes(bytes: &[u8]) -> usize {
     (u8::MIN..=u8::MAX).filter(|byte| bytes.contains(byte)).count()
 }
 
+/// HMAC under a random key that nobody else has, and that ends with the process.
+pub fn random_key<R: TryRng + TryCryptoRng>(random: &mut R) -> Result<KeyedHmac, RandomError> {
+    let mut key = Zeroizing::new([0; SECRET_LEN]);
+    fill_random(random, key.as_mut_slice())?;
+    Ok(keyed(key.as_slice()))
+}
+
 /// HMAC keyed with at most one block; zeros behind a shorter key are what RFC 2104 asks for.
 fn keyed(key: &[u8]) -> KeyedHmac {
     let mut block = Zeroizing::new([0; MAX_SECRET_LEN]);

@@ -71,17 +71,55 @@ impl<'a> Prefix<'a> {
     }
 }
 
+/// The public name of a key: 16 characters of `BASE32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KeyId([u8; KEY_ID_LEN]);
+
+impl KeyId {
+    /// A key id out of its text, if it is one.
+    pub fn parse(text: &str) -> Option<Self> {
+        let bytes: [u8; KEY_ID_LEN] = text.as_bytes().try_into().ok()?;
+        bytes.iter().all(|b| is_base32(*b)).then_some(Self(bytes))
+    }
+
+    /// The key id's text.
+    pub fn as_str(&self) -> &str {
+        core::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// A number that is spread as evenly as the key ids, which are random.
+    pub fn spread(self) -> usize {
+        self.0.iter().fold(0, |number: usize, byte| number.wrapping_mul(31) ^ usize::from(*byte))
+    }
+}
+
 /// A whole token, well-formed and with a right checksum. Whether it opens anything is not known.
-pub struct Token {
-    text: Zeroizing<String>,
+/// `T` is a text of its own, which is wiped when it goes, or one that stands elsewhere.
+#[derive(Clone, Copy)]
+pub struct Token<T = Zeroizing<String>> {
+    text: T,
     prefix_len: usize,
+    key_id: KeyId,
+}
+
+impl<'a> Token<&'a str> {
+    /// Reads a token, from the right, by fixed lengths.
+    pub fn read(text: &'a str) -> Result<Self, TokenError> {
+        let (prefix_len, key_id) = parts(text)?;
+        Ok(Self { text, prefix_len, key_id })
+    }
+
+    /// The same with a text of its own.
+    pub fn to_owned(self) -> Token {
+        let Self { text, prefix_len, key_id } = self;
+        Token { text: Zeroizing::new(text.to_owned()), prefix_len, key_id }
+    }
 }
 
 impl Token {
-    /// Reads a token, from the right, by fixed lengths.
+    /// Reads a token and keeps its text.
     pub fn parse(text: &str) -> Result<Self, TokenError> {
-        let prefix_len = prefix_len(text)?;
-        Ok(Self { text: Zeroizing::new(text.to_owned()), prefix_len })
+        Ok(Token::read(text)?.to_owned())
     }
 
     /// Makes a new token: 80 random bits of key id, 256 of secret, sealed by the active secret.
@@ -93,44 +131,52 @@ impl Token {
         let mut text = Zeroizing::new(String::with_capacity(MAX_TOKEN_LEN));
         text.push_str(prefix.0);
         text.push('_');
-        push_key_id(&mut text, random)?;
+        let key_id = random_key_id(random)?;
+        text.push_str(key_id.as_str());
         text.push('_');
         push_secret(&mut text, random)?;
         let seal = seal(ring.active(), &text);
         push_ascii(&mut text, &seal);
         let checksum = checksum(&text);
         push_ascii(&mut text, &checksum);
-        Ok(Self { text, prefix_len: prefix.0.len() })
+        Ok(Self { text, prefix_len: prefix.0.len(), key_id })
     }
 
+    /// The same, as one whose text stands elsewhere.
+    pub fn borrow(&self) -> Token<&str> {
+        Token { text: &self.text, prefix_len: self.prefix_len, key_id: self.key_id }
+    }
+}
+
+impl<T: AsRef<str>> Token<T> {
     /// The whole token. A secret: it goes to the client or into a hash, and nowhere else.
     pub fn as_str(&self) -> &str {
-        &self.text
+        self.text.as_ref()
     }
 
     /// The prefix, such as `acme_live`.
     pub fn prefix(&self) -> &str {
-        self.text.get(..self.prefix_len).unwrap_or_default()
+        self.as_str().get(..self.prefix_len).unwrap_or_default()
     }
 
     /// The key's public name.
-    pub fn key_id(&self) -> &str {
-        let start = self.prefix_len + 1;
-        self.text.get(start..start + KEY_ID_LEN).unwrap_or_default()
+    pub fn key_id(&self) -> KeyId {
+        self.key_id
     }
 
     /// Which server secret of the ring sealed this token, if any did.
     pub fn sealed_by(&self, ring: &SecretRing) -> Option<Kid> {
-        let (rest, _checksum) = self.text.split_at_checked(self.text.len() - DIGITS_LEN)?;
-        let (sealed, found) = rest.split_at_checked(rest.len() - DIGITS_LEN)?;
+        let text = self.as_str();
+        let (rest, _checksum) = text.split_at_checked(text.len().checked_sub(DIGITS_LEN)?)?;
+        let (sealed, found) = rest.split_at_checked(rest.len().checked_sub(DIGITS_LEN)?)?;
         ring.iter()
             .find(|secret| seal(secret, sealed).ct_eq(found.as_bytes()).into())
             .map(ServerSecret::kid)
     }
 }
 
-/// Checks every part of a token and tells where its prefix ends.
-fn prefix_len(text: &str) -> Result<usize, TokenError> {
+/// Checks every part of a token and tells where its prefix ends, and its key id.
+fn parts(text: &str) -> Result<(usize, KeyId), TokenError> {
     if text.len() > MAX_TOKEN_LEN || !text.is_ascii() {
         return Err(TokenError::Shape);
     }
@@ -139,32 +185,31 @@ fn prefix_len(text: &str) -> Result<usize, TokenError> {
     let key_id_and_rest = tail.strip_prefix('_').ok_or(TokenError::Shape)?;
     let (key_id, rest) = key_id_and_rest.split_at_checked(KEY_ID_LEN).ok_or(TokenError::Shape)?;
     let digits = rest.strip_prefix('_').ok_or(TokenError::Shape)?;
-    let well_formed = Prefix::parse(prefix).is_ok()
-        && key_id.bytes().all(is_base32)
-        && digits.bytes().all(|b| b.is_ascii_alphanumeric());
+    let key_id = KeyId::parse(key_id).ok_or(TokenError::Shape)?;
+    let well_formed =
+        Prefix::parse(prefix).is_ok() && digits.bytes().all(|b| b.is_ascii_alphanumeric());
     if !well_formed {
         return Err(TokenError::Shape);
     }
     let (summed, found) =
         text.split_at_checked(text.len() - DIGITS_LEN).ok_or(TokenError::Shape)?;
     if checksum(summed).as_slice() == found.as_bytes() {
-        Ok(prefix_len)
+        Ok((prefix_len, key_id))
     } else {
         Err(TokenError::Checksum)
     }
 }
 
-fn push_key_id<R: TryRng + TryCryptoRng>(
-    text: &mut String,
-    random: &mut R,
-) -> Result<(), RandomError> {
+fn random_key_id<R: TryRng + TryCryptoRng>(random: &mut R) -> Result<KeyId, RandomError> {
     let mut bytes = [0; 16];
     fill_random(random, bytes.get_mut(6..).unwrap_or_default())?;
-    let bits = u128::from_be_bytes(bytes);
-    for place in (0..KEY_ID_LEN).rev() {
-        push_digit(text, BASE32, (bits >> (5 * place)) & 31);
+    let mut bits = u128::from_be_bytes(bytes);
+    let mut key_id = [0; KEY_ID_LEN];
+    for digit in key_id.iter_mut().rev() {
+        *digit = digit_of(BASE32, bits & 31);
+        bits >>= 5;
     }
-    Ok(())
+    Ok(KeyId(key_id))
 }
 
 fn push_secret<R: TryRng + TryCryptoRng>(

@@ -14,6 +14,7 @@ import pytest
 import stores
 from hosts import Host
 from hypothesis import settings
+from subject import SILENT
 
 from keylatch import APIKeys, SecretRing, Token, parse
 from keylatch.memory import MemoryStore
@@ -103,7 +104,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
 @pytest.fixture
 async def keys(store: Store, secret: str, clock: Clock) -> AsyncIterator[APIKeys]:
     """A started collection in each kind of store."""
-    async with APIKeys(store, prefix="acme_live", secret=secret, clock=clock) as keys:
+    async with APIKeys(store, prefix="acme_live", secret=secret, clock=clock, **SILENT) as keys:
         yield keys
 
 
@@ -124,7 +125,9 @@ async def host(engine_name: str, engine_options: dict[str, Any]) -> AsyncIterato
 @pytest.fixture
 async def host_keys(host: Host, secret: str, clock: Clock) -> AsyncIterator[APIKeys]:
     """A started collection on the engine of that application."""
-    async with APIKeys(host.engine, prefix="acme_live", secret=secret, clock=clock) as keys:
+    async with APIKeys(
+        host.engine, prefix="acme_live", secret=secret, clock=clock, **SILENT
+    ) as keys:
         yield keys
 
 

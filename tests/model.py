@@ -283,9 +283,11 @@ class Model:
         """Everything that the audit trail tells, by key."""
         return {key_id: self.events(key_id=key_id) for key_id in self.keys}
 
-    def changed(self) -> set[tuple[str, datetime]]:
-        """When each key was last changed."""
-        return {(key_id, key.trail[-1]["at"]) for key_id, key in self.keys.items()}
+    def marks(self) -> Sequence[tuple[str, datetime]]:
+        """When each key was changed, each time."""
+        return sorted(
+            (key_id, each["at"]) for key_id, key in self.keys.items() for each in key.trail
+        )
 
     def _revoke(self, key: Key, reason: str | None, actor: str | None) -> bool:
         if key.revoked_at is not None:

@@ -115,9 +115,9 @@ async def test_a_cancelled_call_is_done_or_not_begun(host, host_keys, key, clock
 
 async def test_a_cancelled_read_locks_nothing(host, host_keys, key):
     """On SQLite a cursor that is left alone would keep every writer waiting."""
-    token = (await host_keys.create(name="other")).token
+    other = (await host_keys.create(name="other")).key.id
     for number in range(5):
-        assert await Interruption(host, 1).run(host_keys.verify(token))
+        assert await Interruption(host, 1).run(host_keys.get(other))
         async with asyncio.timeout(2):
             await host_keys.update(key.id, metadata={"n": number})
 

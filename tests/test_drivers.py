@@ -5,7 +5,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 from subject import somebody_else
 
+from keylatch import APIKeys, SecretRing
 from keylatch.drivers import Line, engine_of
+from keylatch.errors import ConfigurationError
 
 pytestmark = pytest.mark.anyio
 
@@ -85,3 +87,24 @@ async def test_a_file_has_no_line(database_url):
     with somebody_else(database_url).connect() as connection, Line(connection) as line:
         line.cut()
         assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+
+
+@pytest.mark.parametrize("engine_name", ["postgres-async", "mariadb-async", "mariadb-sync"])
+async def test_an_option_that_the_driver_does_not_know_is_named_at_the_start(database_url):
+    """It is a mistake in the configuration, not a database that is down."""
+    url = with_query(database_url, sslmode="require")
+    keys = APIKeys(url, prefix="acme", secret=SecretRing.generate())
+    with pytest.raises(ConfigurationError, match="'sslmode'"):
+        async with keys:
+            pass
+
+
+@pytest.mark.parametrize("engine_name", ["postgres-async"])
+async def test_an_option_of_a_wrong_type_is_a_mistake_of_the_url_too(database_url):
+    """The driver would compare the text with a number."""
+    url = with_query(database_url, timeout="soon")
+    keys = APIKeys(url, prefix="acme", secret=SecretRing.generate())
+    with pytest.raises(ConfigurationError, match="refused what stands behind") as refused:
+        async with keys:
+            pass
+    assert "soon" not in str(refused.value)

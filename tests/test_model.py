@@ -26,6 +26,7 @@ from model import Model, RefusedError, json_text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import await_only
 from stores import key_database
+from subject import SILENT
 
 from keylatch import APIKeys, SecretRing, Token, management
 from keylatch.errors import KeylatchError, KeyStateError
@@ -205,7 +206,7 @@ class World:
         self.stores = stores
         self.rings = [SecretRing(secret) for _ in stores]
         self.workers = [
-            APIKeys(store, prefix=PREFIXES, secret=ring, clock=self.clock)
+            APIKeys(store, prefix=PREFIXES, secret=ring, clock=self.clock, **SILENT)
             for store, ring in zip(stores, self.rings, strict=True)
         ]
         self.holdup = Holdup(stores[0]) if isinstance(stores[0], SQLAlchemyStore) else None
@@ -248,7 +249,13 @@ class World:
                 arguments.pop("limit", None)
                 assert explains(model, each.name, arguments, outcome), (each, outcome)
                 assert await self.state() == state(model), each
+            await self.hear()
         await self.audit(model)
+
+    async def hear(self) -> None:
+        """Every worker has heard of what the others did."""
+        for keys in self.workers:
+            await keys._feed.once()
 
     async def both(self, model: Model, pair: Pair) -> Model:
         """Two calls at once come out as if one had been made after the other."""
@@ -296,9 +303,9 @@ class World:
         for filters in probes(model):
             outcome = await ask(self.workers[0], "list", filters | {"limit": 3})
             assert explains(model, "list", filters, outcome), (filters, outcome)
-        changed = await self.stores[0].changed(Clock.now, limit=1000)
-        assert set(changed) == model.changed()
-        assert [at for _, at in changed] == sorted(at for _, at in changed)
+        marks = await self.stores[0].changes(after=0, missing=(), limit=1000)
+        assert sorted((mark.key_id, mark.at) for mark in marks) == model.marks()
+        assert [mark.number for mark in marks] == sorted({mark.number for mark in marks})
 
 
 class Holdup:

@@ -20,8 +20,10 @@ import pytest
 import sqlalchemy as sa
 from databases import ENGINES
 from stores import key_database
+from subject import SILENT
 
 from keylatch import APIKeys, SecretRing
+from keylatch.records import Use
 from keylatch.sqlalchemy import SQLAlchemyStore
 
 pytestmark = pytest.mark.anyio
@@ -76,8 +78,8 @@ def sqlite_plans(connection: sa.Connection, statement: str, parameters: Any) -> 
     """SQLite's one plan. How far it reads is told by the bounds of the index alone."""
     rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
     text = "\n".join(row[3] for row in rows)
-    index = re.search(r"USING (?:COVERING )?INDEX (\w+)", text)
-    yield Plan(index and index[1], "TEMP B-TREE" in text, 0, text)
+    index = re.search(r"USING (?:COVERING )?(?:INDEX (\w+)|INTEGER (PRIMARY) KEY)", text)
+    yield Plan(index and (index[1] or index[2]), "TEMP B-TREE" in text, 0, text)
 
 
 def postgres_plans(connection: sa.Connection, statement: str, parameters: Any) -> Iterator[Plan]:
@@ -113,7 +115,8 @@ def walk(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def mariadb_plans(connection: sa.Connection, statement: str, parameters: Any) -> Iterator[Plan]:
     """MariaDB's one plan."""
-    text = connection.exec_driver_sql(f"ANALYZE FORMAT=JSON {statement}", parameters).scalar_one()
+    told = connection.exec_driver_sql(f"ANALYZE FORMAT=JSON {statement}", parameters).scalar_one()
+    text = told[told.find('"table_name": "api_key') :]  # not what a batch of uses is read from
     access, key = re.search(r'"access_type": "(\w+)"', text), re.search(r'"key": "(\w+)"', text)
     (rows,) = re.findall(r'"r_rows": ([\d.]+)', text) or [1]
     index = key[1] if key and access[1] != "ALL" else None
@@ -143,10 +146,11 @@ class Subject:
             prefix=[*mixture.PREFIXES, mixture.OLD_PREFIX],
             secret=ring,
             clock=lambda: mixture.NOW,
+            **SILENT,
         )
 
-    async def plans(self, call: Callable[[], Any]) -> list[Plan]:
-        """Those of the one statement that a call sends about keys."""
+    async def statements(self, call: Callable[[], Any]) -> list[tuple[str, Any]]:
+        """Those that a call sends."""
         sent = []
 
         def look(_connection, _cursor, statement, parameters, *_):
@@ -157,7 +161,15 @@ class Subject:
             await call()
         finally:
             sa.event.remove(self.engine, "before_cursor_execute", look)
-        ((statement, parameters),) = sent
+        return sent
+
+    async def plans(self, call: Callable[[], Any]) -> list[Plan]:
+        """Those of the one statement that a call sends."""
+        (sent,) = await self.statements(call)
+        return self.explain(*sent)
+
+    def explain(self, statement: str, parameters: Any) -> list[Plan]:
+        """The database's plans for a statement, which it carries out and takes back."""
         with self.engine.connect() as connection:
             return list(PLANS[self.kind](connection, statement, parameters))
 
@@ -207,6 +219,7 @@ async def subject(filled: tuple[str, sa.Engine, SecretRing, str]) -> Any:
     """The same keys for each test."""
     subject = Subject(*filled)
     async with subject.keys:
+        subject.keys._engine.distrust()
         yield subject
 
 
@@ -218,20 +231,54 @@ async def test_a_key_is_found_by_the_primary_key(subject):
         lambda: subject.keys.get(key.id),
     ):
         for plan in await subject.plans(call):
-            assert plan.index in ("sqlite_autoindex_api_keys_1", "api_keys_pkey", "PRIMARY"), (
-                plan.text
-            )
+            assert plan.index in PRIMARY, plan.text
             assert plan.rows <= 1, plan.text
 
 
-@pytest.mark.parametrize("days", [1, 365, 730])
-async def test_the_poll_of_changes_goes_along_an_index(subject, days):
-    """It reads the changes from a moment on, however many there are, and no more than asked."""
-    since = mixture.NOW - timedelta(days=days)
-    for plan in await subject.plans(lambda: subject.store.changed(since, limit=PAGE)):
-        assert plan.index == "ix_api_keys_updated_at", plan.text
+PRIMARY = ("sqlite_autoindex_api_keys_1", "api_keys_pkey", "api_key_events_pkey", "PRIMARY")
+
+
+@pytest.mark.parametrize("after", [None, 0, 500, 9_990])
+async def test_the_poll_of_changes_goes_along_an_index(subject, after):
+    """It reads the entries from a number on, however many there are, and no more than asked."""
+    for plan in await subject.plans(
+        lambda: subject.store.changes(after=after, missing=(), limit=PAGE)
+    ):
+        # SQLite goes backwards through the table itself, which is in this order.
+        assert plan.index in PRIMARY or (subject.kind, after) == ("sqlite", None), plan.text
         assert not plan.sorts, plan.text
         assert plan.rows <= PAGE, plan.text
+
+
+@pytest.mark.parametrize("gaps", [1, 3])  # for many more a table of this size is read whole
+@pytest.mark.parametrize("width", [1, 4, 20])
+async def test_missing_entries_are_asked_for_along_an_index(subject, gaps, width):
+    """However many stretches of them there are, and however long the audit trail is."""
+    latest = (await subject.store.changes(after=None, missing=(), limit=1))[0].number
+    first = latest - COUNT + 1
+    missing = [range(first + 40 * number, first + 40 * number + width) for number in range(gaps)]
+
+    async def poll():
+        marks = await subject.store.changes(after=latest - 10, missing=missing, limit=PAGE)
+        assert len(marks) == gaps * width + 11
+
+    for asked in await subject.statements(poll):
+        for plan in subject.explain(*asked):
+            assert plan.index in PRIMARY, plan.text
+            assert plan.rows <= max(PAGE, 2 * gaps * width), plan.text
+
+
+async def test_uses_are_added_along_an_index(subject):
+    """What a batch costs depends on the batch, not on the table."""
+    ids = [key.id for key in (await subject.keys.list(limit=PAGE)).items]
+    uses = [Use(key_id, 1, mixture.NOW) for key_id in ids]
+    locking, adding = (await subject.statements(lambda: subject.store.record_usage(uses)))[-2:]
+    plans = subject.explain(*locking)
+    if subject.kind != "postgres":  # which reads a table of this size whole: it expects 100 uses
+        plans += subject.explain(*adding)
+    for plan in plans:
+        assert plan.index in PRIMARY, plan.text
+        assert plan.rows <= 3 * PAGE, plan.text
 
 
 @pytest.mark.parametrize("name", LISTS)

@@ -2,9 +2,142 @@
 Mints, parses, hashes and verifies API keys. Its names are public through `keylatch`.
 """
 
-from typing import final
+from typing import Any, SupportsIndex, final
 
-__all__ = ["Hasher", "SecretRing", "Token", "TokenHeaders", "mint", "parse"]
+__all__ = ["Engine", "Hasher", "Row", "SecretRing", "Token", "TokenHeaders", "mint", "parse"]
+
+@final
+class Engine:
+    """
+    The request path: from raw headers to the key, out of cached rows.
+
+    Moments are microseconds: ``now`` since 1970, the system's clock if None; ticks since the engine
+    was made, by a clock that nobody sets back.
+
+    Args:
+        ring: The server secrets.
+        prefixes: Of the tokens that are accepted.
+        capacity: How many keys the cache holds.
+        max_staleness: Ticks for which cached rows count after the feed was heard.
+        unsealed_lookups: How many tokens a second without a right seal may be looked up.
+
+    Raises:
+        ValueError: A prefix is outside its format.
+        OSError: The operating system gave no random bytes.
+    """
+    def __new__(cls, /, ring: SecretRing, *, prefixes: "list[str]", capacity: SupportsIndex, max_staleness: SupportsIndex, unsealed_lookups: SupportsIndex) -> Engine: ...
+    def __reduce__(self, /) -> "str": ...
+    def __repr__(self, /) -> str: ...
+    def admits(self, /, token: Token) -> bool:
+        """
+        Tells whether a token that is not known may cost the database a lookup: its seal is right,
+        or there is something left for those whose seal is not.
+        """
+    def cached(self, /, token: Token) -> Row | None:
+        """
+        The cached row of a key id, if it counts.
+        """
+    def check(self, /, sources: TokenHeaders, headers: "list[tuple[bytes, bytes]]", required: "frozenset[str] | None" = None, now: SupportsIndex | None = None) -> Any:
+        """
+        Takes the token out of a request and tells what it opens.
+
+        Args:
+            sources: The headers that may carry it.
+            headers: Raw ASGI headers, ``scope["headers"]``: pairs of bytes.
+            required: The scopes that are needed, all of them; None for no scopes.
+            now: The time.
+
+        Returns:
+            The APIKey, whose use is counted; or the Token, if the database has to be asked.
+
+        Raises:
+            AuthenticationError: The request may not pass.
+            TypeError: The headers are not pairs of bytes.
+        """
+    def check_token(self, /, token: Token, required: "frozenset[str] | None" = None, now: SupportsIndex | None = None) -> Any:
+        """
+        The same for a token at hand.
+        """
+    def counts(self, /) -> "dict[str, int]":
+        """
+        What happened so far, by name.
+        """
+    def distrust(self, /) -> None:
+        """
+        No cached row counts until the feed is heard again.
+        """
+    def epoch(self, /, key_id: str) -> int:
+        """
+        The epoch of a key id: to be taken before the database is asked for it.
+        """
+    def evict(self, /, key_id: str) -> None:
+        """
+        Has a key be read anew: no row counts that was asked for before.
+        """
+    def flush(self, /) -> None:
+        """
+        Has every key be read anew.
+        """
+    def heard(self, /, ticks: SupportsIndex) -> None:
+        """
+        The feed has brought all that was changed until then, in ticks.
+        """
+    def judge(self, /, row: Row, token: Token, required: "frozenset[str] | None" = None, now: SupportsIndex | None = None) -> Any | None:
+        """
+        Tells what a token opens by a row.
+
+        Returns:
+            The APIKey, whose use is counted; None if the row was overtaken by a change.
+
+        Raises:
+            AuthenticationError: The request may not pass.
+            InvalidHashError: The hash needs a server secret that is not in the ring.
+        """
+    def put_usage_back(self, /, usage: "list[tuple[str, int, int]]") -> None:
+        """
+        Puts uses back that could not be written.
+        """
+    def row(self, /, key_id: str, epoch: SupportsIndex, *, key: Any | None, stored: str, scopes: "frozenset[str]", expires_at: SupportsIndex | None, revoked: bool, keep: bool) -> Row:
+        """
+        Makes a row out of what the database said.
+
+        Args:
+            key_id: What it was asked for.
+            epoch: From before it was asked.
+            key: The APIKey; None if there is none.
+            stored: Its stored hash.
+            scopes: Its scopes.
+            expires_at: When it expires.
+            revoked: Whether it is revoked.
+            keep: Whether to put the row into the cache.
+
+        Raises:
+            InvalidHashError: The stored hash is malformed, or outside the policy.
+        """
+    def stretch(self, /, row: Row, token: Token) -> None:
+        """
+        Verifies a token against the slow hash of a row, and remembers it if it was right.
+
+        Takes tens of milliseconds, without the GIL: call it in a thread.
+
+        Raises:
+            InvalidHashError: The hash needs a server secret that is not in the ring.
+            MemoryError: There is not enough memory.
+        """
+    def take_usage(self, /, most: SupportsIndex) -> list[tuple[str, int, int]]:
+        """
+        Takes uses out of the ledger, to be written to the database.
+
+        Args:
+            most: Of how many keys.
+
+        Returns:
+            Key id, count, and the moment of the last one, by key id.
+        """
+    def ticks(self, /) -> int:
+        """
+        The time, in ticks.
+        """
 
 @final
 class Hasher:
@@ -65,6 +198,19 @@ class Hasher:
             InvalidHashError: The stored string is malformed, of a cost outside the policy, or
                 needs a server secret that is not in the ring. Found before anything is spent.
             MemoryError: There is not enough memory for argon2id.
+        """
+
+@final
+class Row:
+    """
+    What the database said of a key id, with the stored hash, which nothing shows.
+    """
+    def __reduce__(self, /) -> "str": ...
+    def __repr__(self, /) -> str: ...
+    @property
+    def needs_stretching(self, /) -> bool:
+        """
+        Whether ``Engine.stretch`` has to be called with the first token, in a thread.
         """
 
 @final

@@ -114,9 +114,11 @@ def _made(url: sa.URL, deadline: float) -> sa.Engine | AsyncEngine:
         options["pool_timeout"] = deadline
     if dialect.is_async:
         engine = create_async_engine(url, **options)
+        _explain_refusals(engine.sync_engine)
         _limit_statements(engine.sync_engine, deadline)
         return engine
     synchronous = sa.create_engine(url, **options)
+    _explain_refusals(synchronous)
     _limit_statements(synchronous, deadline)
     return synchronous
 
@@ -137,6 +139,25 @@ def _limits(driver: str, url: sa.URL, deadline: float) -> dict[str, Any]:
         case "pysqlite" | "aiosqlite":
             limits = {"timeout": deadline * _IN_TIME}
     return {name: value for name, value in limits.items() if name not in url.query} | always
+
+
+def _explain_refusals(engine: sa.Engine) -> None:
+    """Has it said that a driver refused an option of the URL, such as asyncpg ``sslmode``."""
+
+    @sa.event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, _: object, arguments: list[Any], options: dict[str, Any]) -> Any:
+        try:
+            return dialect.connect(*arguments, **options)
+        except (TypeError, ValueError) as error:
+            # Of these texts only this one is known to hold a name and no value.
+            named = "keyword argument" in str(error)
+            reason = str(error) if named else type(error).__name__
+        finally:
+            del arguments, options  # the password would show in a traceback with locals
+        raise ConfigurationError(
+            f"{dialect.driver} refused what stands behind the ? of the database URL ({reason}): "
+            "each driver has options of its own, such as ssl in asyncpg and sslmode in psycopg"
+        )
 
 
 def _limit_statements(engine: sa.Engine, deadline: float) -> None:

@@ -125,8 +125,9 @@ class APIKeyAuth(SecurityBase):
         """Verifies the request's key. Raises RefusedError, which FastAPI answers with."""
         required = _required(tuple(scopes.scopes))
         try:
-            token = self._headers.extract(connection.scope["headers"])
-            return await self.keys.verify(token, scopes=required)
+            return await self.keys.authenticate(
+                connection.scope["headers"], sources=self._headers, scopes=required
+            )
         except (AuthenticationError, UnavailableError) as error:
             raise self._refusal(error) from error
 

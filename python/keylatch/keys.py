@@ -5,35 +5,43 @@ is given one.
 """
 
 import asyncio
-import logging
+import functools
+import os
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from keylatch import bounds
-from keylatch._native import SecretRing, Token, parse
+from keylatch._native import Engine as NativeEngine
+from keylatch._native import SecretRing, Token, TokenHeaders, parse
 from keylatch.errors import (
     ConfigurationError,
-    ExpiredKeyError,
-    InsufficientScopeError,
-    InvalidHashError,
     InvalidKeyError,
     InvalidTokenError,
     MissingKeyError,
-    RevokedKeyError,
     UnavailableError,
 )
+from keylatch.feed import Poll
+from keylatch.loading import Loader
 from keylatch.management import KeyManagement
-from keylatch.records import APIKey, KeyRecord
+from keylatch.moments import to_microseconds
+from keylatch.records import APIKey, Health
 from keylatch.store import Store
+from keylatch.usage import UsageWriter
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-logger = logging.getLogger("keylatch")
+# Ten million keys take eight gigabytes.
+_MOST_CACHED_KEYS: Final = 10_000_000
+# Of an interval, in seconds; the longest one is a day.
+_SHORTEST: Final = 0.05
+_LONGEST: Final = 86_400
+_MOST_LOOKUPS: Final = 1_000_000
 
 
 class APIKeys(KeyManagement):
@@ -51,9 +59,17 @@ class APIKeys(KeyManagement):
         secret: The server secrets: a SecretRing or its text. None reads the environment variable
             ``KEYLATCH_SECRET``. There is no default secret.
         clock: Tells the time, as an aware datetime; for tests.
+        cached_keys: How many keys are kept in memory, at less than a kilobyte each, once the
+            collection is started.
+        max_staleness: For how many seconds they count after changes were last heard of.
+        poll_interval: Seconds from one look for changes to the next.
+        usage_interval: Seconds from one writing of ``use_count`` and ``last_used_at`` to the next.
+        unsealed_lookups: How many tokens a second, in this process, may be looked up in the
+            database that no server secret of the ring has sealed: imported ones, and forgeries.
 
     Raises:
-        ConfigurationError: The secret or the database cannot be used.
+        ConfigurationError: The secret or the database cannot be used, or a number is outside its
+            bounds.
         ValueError: A prefix is outside its format, or there is none.
     """
 
@@ -63,22 +79,58 @@ class APIKeys(KeyManagement):
         *,
         prefix: str | Sequence[str],
         secret: SecretRing | str | None = None,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], datetime] | None = None,
+        cached_keys: int = 100_000,
+        max_staleness: float = 10.0,
+        poll_interval: float = 1.0,
+        usage_interval: float = 10.0,
+        unsealed_lookups: int = 50,
     ) -> None:
         self._prefixes = (prefix,) if isinstance(prefix, str) else tuple(prefix)
         if not self._prefixes:
             raise ValueError("a collection needs a prefix, such as acme_live")
+        _between(1, cached_keys, _MOST_CACHED_KEYS, "cached_keys")
+        _between(_SHORTEST, max_staleness, _LONGEST, "max_staleness, in seconds,")
+        _between(
+            _SHORTEST, poll_interval, max_staleness / 2, "poll_interval, of max_staleness a half,"
+        )
+        _between(_SHORTEST, usage_interval, _LONGEST, "usage_interval, in seconds,")
+        _between(0, unsealed_lookups, _MOST_LOOKUPS, "unsealed_lookups, a second,")
         try:
-            super().__init__(_store(database), _ring(secret), clock)
+            super().__init__(_store(database), _ring(secret), clock or _system_clock)
         finally:
             # A traceback with locals must show neither; a URL may hold a password.
             del secret, database
-        # What a token of an unknown id is compared with, so that it costs what a wrong secret
-        # does. A prefix outside the format is refused here.
-        tokens = [Token.mint(each, self._ring) for each in self._prefixes]
-        self._decoy = self._hasher.hash(tokens[0])
-        self._unverifiable: set[str] = set()
+        self._timed = clock is not None
+        self._make_engine: Callable[[], NativeEngine] = functools.partial(
+            NativeEngine,
+            self._ring,
+            prefixes=list(self._prefixes),
+            capacity=cached_keys,
+            max_staleness=round(max_staleness * 1_000_000),
+            unsealed_lookups=unsealed_lookups,
+        )
+        self._intervals = poll_interval, usage_interval
+        self._tasks: list[asyncio.Task[None]] = []
+        self._begin_anew()
+        _living.add(self)
         self._startup_hooks: list[Callable[[object], None]] = []
+
+    def _begin_anew(self) -> None:
+        """With an empty cache and keys of its own: at first, and in the child after a fork."""
+        self._engine = self._make_engine()
+        self._inherited = self._tasks  # a task that goes unfinished would be complained about
+        self._tasks = []
+        self._starts = 0
+        self._unavailable = 0
+        self._attach()
+
+    def _attach(self) -> None:
+        """With what belongs to one event loop."""
+        poll_interval, usage_interval = self._intervals
+        self._loader = Loader(self._engine, self._store)
+        self._feed = Poll(self._engine, self._store, interval=poll_interval)
+        self._usage = UsageWriter(self._engine, self._store, interval=usage_interval)
 
     def __repr__(self) -> str:
         return f"APIKeys(prefix={', '.join(self._prefixes)!r})"
@@ -94,12 +146,23 @@ class APIKeys(KeyManagement):
         return self._prefixes
 
     async def __aenter__(self) -> Self:
+        if self._starts:  # applications may share a collection
+            self._starts += 1
+            return self
         try:
             await self._store.open()
         except BaseException:
             await self._store.close()  # what did not begin is not ended by __aexit__
             raise
         self._opened = True
+        self._starts = 1
+        self._attach()
+        with suppress(UnavailableError):  # the log has it, and the feed tries again
+            await self._feed.once()  # so that the first request may be cached
+        self._tasks = [
+            asyncio.create_task(self._feed.run(), name="keylatch-feed"),
+            asyncio.create_task(self._usage.run(), name="keylatch-usage"),
+        ]
         return self
 
     async def __aexit__(
@@ -108,8 +171,21 @@ class APIKeys(KeyManagement):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._opened = False
-        await self._store.close()
+        self._starts -= 1
+        if self._starts:
+            return
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        try:
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._engine.distrust()
+            await self._loader.close()
+            with suppress(UnavailableError):  # the log has it
+                await self._usage.flush()
+        finally:
+            self._opened = False
+            await self._store.close()
 
     @asynccontextmanager
     async def lifespan(self, app: object) -> AsyncIterator[None]:
@@ -145,43 +221,111 @@ class APIKeys(KeyManagement):
             parsed = _parse(token)
         finally:
             del token  # a traceback with locals must not show it
-        required = bounds.scopes(scopes)
-        if parsed.prefix not in self._prefixes:
-            raise InvalidKeyError
-        await self._ready()
-        record = await self._store.load(parsed.key_id)
-        matches = await self._matches(parsed, record)
-        if record is None or not matches:
-            raise InvalidKeyError
-        key = record.key
-        match key.status(self._now()):
-            case "revoked":
-                raise RevokedKeyError
-            case "expired":
-                raise ExpiredKeyError
-        if not required <= key.scopes:
-            raise InsufficientScopeError(required, key.scopes)
-        return key
+        required = bounds.scopes(scopes) or None
+        now = self._moment()
+        found = self._engine.check_token(parsed, required, now)
+        return found if isinstance(found, APIKey) else await self._look_up(found, required, now)
 
-    async def _matches(self, token: Token, record: KeyRecord | None) -> bool:
-        # No local holds the stored hash, which a traceback with locals would show.
-        def verify() -> bool:
-            return self._hasher.verify(token, self._decoy if record is None else record.hash)
+    async def authenticate(
+        self,
+        headers: list[tuple[bytes, bytes]],
+        *,
+        sources: TokenHeaders,
+        scopes: frozenset[str] = frozenset(),
+    ) -> APIKey:
+        """Tells whose key a request carries, if it may pass: what web frameworks ask.
 
+        Args:
+            headers: Raw ASGI headers, ``scope["headers"]``: pairs of bytes.
+            sources: The headers that may carry the token.
+            scopes: The scopes that are needed, all of them, as ``bounds`` has checked them.
+
+        Raises:
+            AmbiguousCredentialsError: A header stands twice, or two of them differ.
+            TypeError: The headers are not pairs of bytes.
+            AuthenticationError: As :meth:`verify`.
+            UnavailableError: As :meth:`verify`.
+        """
+        required = scopes or None
+        now = self._moment()
         try:
-            if record is not None and record.hash.startswith("$argon2"):
-                return await asyncio.to_thread(verify)
-            return verify()
-        except InvalidHashError as error:
-            self._report_once(token.key_id, str(error))
-            raise UnavailableError(f"key {token.key_id} cannot be verified: {error}") from None
-        except MemoryError:
-            raise UnavailableError("there is not enough memory for argon2id") from None
+            found = self._engine.check(sources, headers, required, now)
+        finally:
+            del headers  # a traceback with locals must not show the token
+        return found if isinstance(found, APIKey) else await self._look_up(found, required, now)
 
-    def _report_once(self, key_id: str, reason: str) -> None:
-        if reason not in self._unverifiable:
-            self._unverifiable.add(reason)
-            logger.error("key %s, and maybe others, cannot be verified: %s", key_id, reason)
+    async def flush(self) -> None:
+        """Writes the uses that were counted so far to the database, for tests and jobs.
+
+        It is done every ten seconds, and at the end, without being asked.
+
+        Raises:
+            UnavailableError: The database failed; the uses are kept.
+        """
+        await self._usage.flush()
+
+    def health(self) -> Health:
+        """Tells how the collection does in this process, for a dashboard or a probe."""
+        counts = self._engine.counts()
+        heard = self._feed.heard_at
+        looked_up = counts["hits"] + counts["misses"]
+        codes = (
+            "missing_key",
+            "invalid_key",
+            "expired_key",
+            "revoked_key",
+            "insufficient_scope",
+            "ambiguous_credentials",
+        )
+        return Health(
+            started=bool(self._tasks),
+            fresh=self._engine.ticks() < counts["fresh_until"],
+            feed_age=None if heard is None else (self._engine.ticks() - heard) / 1_000_000,
+            cached_keys=counts["cached"],
+            hits=counts["hits"],
+            misses=counts["misses"],
+            hit_rate=counts["hits"] / looked_up if looked_up else None,
+            refusals={code: counts[code] for code in codes} | {"unavailable": self._unavailable},
+            unwritten_usage=counts["ledger_keys"],
+            lost_usage=counts["ledger_lost"],
+        )
+
+    async def _look_up(
+        self, token: Token, required: frozenset[str] | None, now: int | None
+    ) -> APIKey:
+        try:
+            await self._ready()
+            return await self._loader.open(token, required, now, cached=bool(self._tasks))
+        except UnavailableError:
+            self._unavailable += 1
+            raise
+
+    def _moment(self) -> int | None:
+        """The time as the engine takes it, which asks the system for itself."""
+        return to_microseconds(self._now()) if self._timed else None
+
+
+def _system_clock() -> datetime:
+    return datetime.now(UTC)
+
+
+# For what a fork makes of them: their caches are the parent's, and no feed came along.
+_living: weakref.WeakSet[APIKeys] = weakref.WeakSet()
+
+
+def _begin_anew_in_child() -> None:
+    for keys in list(_living):
+        keys._begin_anew()  # noqa: SLF001 - it is ours
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew_in_child)
+
+
+def _between(low: float, value: float, high: float, what: str) -> None:
+    """Refuses what would switch something off, or make a busy loop of a second."""
+    if not low <= value <= high:
+        raise ConfigurationError(f"{what} must be {low:,} to {high:,}")
 
 
 def _ring(secret: SecretRing | str | None) -> SecretRing:

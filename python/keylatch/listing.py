@@ -6,13 +6,12 @@ Knows records and bounds only.
 import base64
 import binascii
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Final, Self
 
 from keylatch import bounds
+from keylatch.moments import from_microseconds, to_microseconds
 from keylatch.records import APIKey, Status
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +102,7 @@ class Cursor:
 
     def encode(self) -> str:
         """As text."""
-        microseconds = (self.moment - _EPOCH) // timedelta(microseconds=1)
-        place = f"{self.code}{microseconds}.{self.key_id}"
+        place = f"{self.code}{to_microseconds(self.moment)}.{self.key_id}"
         return base64.urlsafe_b64encode(place.encode()).decode()
 
     @classmethod
@@ -115,8 +113,7 @@ class Cursor:
         try:
             text = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode("ascii")
             microseconds, _, key_id = text[1:].partition(".")
-            moment = _EPOCH + timedelta(microseconds=int(microseconds))
-            place = cls(text[:1], moment, key_id)
+            place = cls(text[:1], from_microseconds(int(microseconds)), key_id)
         except (binascii.Error, UnicodeError, ValueError, OverflowError):
             place = None
         if place is None or place.encode() != cursor or not bounds.is_key_id(place.key_id):

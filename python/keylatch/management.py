@@ -5,8 +5,8 @@ framework and no database.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -15,6 +15,7 @@ from keylatch import bounds, changes
 from keylatch._native import Hasher, SecretRing, Token
 from keylatch.errors import UnavailableError, UnknownKeyError
 from keylatch.listing import Cursor, KeyFilter
+from keylatch.loading import Loader
 from keylatch.records import (
     UNCHANGED,
     APIKey,
@@ -52,6 +53,7 @@ class KeyManagement:
     """
 
     _prefixes: Sequence[str]
+    _loader: Loader  # replaced when it starts
 
     def __init__(self, store: Store, ring: SecretRing, clock: Callable[[], datetime]) -> None:
         self._store = store
@@ -114,7 +116,8 @@ class KeyManagement:
             token = Token.mint(wanted.prefix, self._ring)
             record = self._record(wanted, token)
             event = changes.created(record.key, actor)
-            await self._store.insert([(record, event)], connection=connection)
+            async with self._changing({token.key_id}, connection):
+                await self._store.insert([(record, event)], connection=connection)
             return NewKey(record.key, token.reveal())
 
         return await _minted(insert)
@@ -371,7 +374,13 @@ class KeyManagement:
         owner = bounds.text(owner, "owner")
         decide = self._revocation(reason, actor)
         await self._ready()
-        changed = await self._store.change_owned(owner, decide, connection=connection)
+        async with self._changing(set(), connection) as changed_ids:
+            try:
+                changed = await self._store.change_owned(owner, decide, connection=connection)
+            except BaseException:
+                self._loader.all_changed()  # those of an owner that it got to are not known
+                raise
+            changed_ids |= {change.key.id for change in changed}
         return [change.key.id for change in changed]
 
     async def events(
@@ -414,11 +423,31 @@ class KeyManagement:
     async def _change(
         self, key_id: str, decide: Callable[[KeyRecord], Change], connection: Any
     ) -> Change:
-        await self._ready()
-        changed = await _minted(lambda: self._store.change(key_id, decide, connection=connection))
-        if changed is None:
+        if not key_id:
             raise UnknownKeyError
+        await self._ready()
+        async with self._changing({key_id}, connection) as changed_ids:
+            changed = await _minted(
+                lambda: self._store.change(key_id, decide, connection=connection)
+            )
+            if changed is None:
+                raise UnknownKeyError
+            if changed.successor is not None:
+                changed_ids.add(changed.successor[0].key.id)
         return changed
+
+    @asynccontextmanager
+    async def _changing(self, key_ids: set[str], connection: Any) -> AsyncIterator[set[str]]:
+        """Has keys be read anew, whatever became of the change; more may be named meanwhile."""
+        over = None if connection is None else await self._store.transaction(connection)
+        try:
+            yield key_ids
+        finally:
+            for key_id in key_ids:
+                if over is None:
+                    self._loader.changed(key_id)
+                else:
+                    self._loader.may_change(key_id, over)
 
     def _revocation(self, reason: str | None, actor: str | None) -> Callable[[KeyRecord], Change]:
         reason, actor = bounds.optional_text(reason, "reason"), bounds.optional_text(actor, "actor")

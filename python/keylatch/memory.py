@@ -1,13 +1,13 @@
 """A store in memory, for tests and for trying things out. It is gone with the process."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from datetime import datetime
 
 from keylatch.errors import ConfigurationError
 from keylatch.listing import Cursor, KeyFilter
-from keylatch.records import APIKey, Change, KeyEvent, KeyRecord
+from keylatch.records import APIKey, Change, KeyEvent, KeyRecord, Mark, Use
 from keylatch.store import Connection, Decide, DuplicateKeyError
 
 
@@ -19,8 +19,9 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._records: dict[str, KeyRecord] = {}
-        self._updated_at: dict[str, datetime] = {}
         self._events: list[KeyEvent] = []
+        self._marks: list[Mark] = []
+        self._numbered = 0
 
     async def open(self) -> None:
         """Does nothing."""
@@ -96,14 +97,35 @@ class MemoryStore:
             )
         }
         for key_id in dead:
-            del self._records[key_id], self._updated_at[key_id]
+            del self._records[key_id]
         self._events = [event for event in self._events if event.key_id not in dead]
+        self._marks = [mark for mark in self._marks if mark.key_id not in dead]
         return len(dead)
 
-    async def changed(self, since: datetime, *, limit: int) -> list[tuple[str, datetime]]:
-        """Reads the ids of changed keys."""
-        found = [(at, key_id) for key_id, at in self._updated_at.items() if at >= since]
-        return [(key_id, at) for at, key_id in sorted(found)[:limit]]
+    async def changes(
+        self, *, after: int | None, missing: Sequence[range], limit: int
+    ) -> list[Mark]:
+        """Reads entries of the audit trail."""
+        if after is None:
+            return self._marks[-limit:]
+        return [mark for mark in self._marks if mark.number >= after][:limit]
+
+    async def record_usage(self, uses: Sequence[Use]) -> list[Use]:
+        """Adds uses to the counts of keys."""
+        for use in uses:
+            record = self._records.get(use.key_id)
+            if record is None:
+                continue
+            key = record.key
+            last_used_at = max(use.last_at, key.last_used_at or use.last_at)
+            key = replace(key, use_count=key.use_count + use.count, last_used_at=last_used_at)
+            self._records[use.key_id] = replace(record, key=key)
+        return []
+
+    async def transaction(self, connection: Connection) -> Callable[[], bool]:
+        """Refuses: there are no transactions."""
+        _refuse(connection)
+        return lambda: True
 
     async def events(self, key_id: str, *, connection: Connection | None = None) -> list[KeyEvent]:
         """Reads the audit trail of a key."""
@@ -122,8 +144,9 @@ class MemoryStore:
 
     def _write(self, record: KeyRecord, event: KeyEvent) -> None:
         self._records[record.key.id] = deepcopy(record)
-        self._updated_at[record.key.id] = event.at
         self._events.append(deepcopy(event))
+        self._numbered += 1
+        self._marks.append(Mark(self._numbered, event.key_id, event.at))
 
 
 def _refuse(connection: Connection | None) -> None:

@@ -135,6 +135,65 @@ class KeyEvent:
     details: dict[str, Any] = field(hash=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """An entry of the audit trail, as a feed of changes sees it.
+
+    Attributes:
+        number: Its place in the order that the store gives its entries, 1 or more.
+        key_id: The key that changed.
+        at: When.
+    """
+
+    number: int
+    key_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How often a key was used since that was last written down.
+
+    Attributes:
+        key_id: The key.
+        count: How often.
+        last_at: When last.
+    """
+
+    key_id: str
+    count: int
+    last_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """How a collection does in this process, since it was made.
+
+    Attributes:
+        started: Whether it was started, so that it caches at all.
+        fresh: Whether cached keys count now, since changes were heard of not long ago.
+        feed_age: Seconds since all was known that had changed until then; None if it never was.
+        cached_keys: Keys that are cached, absent ones among them.
+        hits: Requests that a cached key let pass.
+        misses: Requests for which nothing cached told.
+        hit_rate: The share of hits in these; None if there were none.
+        refusals: How many requests were refused, by the code of the error.
+        unwritten_usage: Keys whose last uses are not in the database yet.
+        lost_usage: Uses that will not be counted: the database was away for too long.
+    """
+
+    started: bool
+    fresh: bool
+    feed_age: float | None
+    cached_keys: int
+    hits: int
+    misses: int
+    hit_rate: float | None
+    refusals: dict[str, int]
+    unwritten_usage: int
+    lost_usage: int
+
+
 class Unchanged(Enum):
     """Stands for a value that is not given, where None is a value."""
 

@@ -3,7 +3,7 @@
 Connects the statements to the engine that they run on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -16,7 +16,7 @@ from keylatch import schema, statements
 from keylatch.engines import Database
 from keylatch.errors import ConfigurationError, UnavailableError
 from keylatch.listing import Cursor, KeyFilter
-from keylatch.records import APIKey, Change, KeyEvent, KeyRecord
+from keylatch.records import APIKey, Change, KeyEvent, KeyRecord, Mark, Use
 from keylatch.store import Connection, Decide
 from keylatch.tables import api_keys, metadata
 
@@ -163,9 +163,21 @@ class SQLAlchemyStore:
             count += portion
         return count
 
-    async def changed(self, since: datetime, *, limit: int) -> list[tuple[str, datetime]]:
-        """Reads the ids of changed keys, the oldest change first."""
-        return await self._database.run(partial(statements.changed, since=since, limit=limit))
+    async def changes(
+        self, *, after: int | None, missing: Sequence[range], limit: int
+    ) -> list[Mark]:
+        """Reads entries of the audit trail, in their order."""
+        unit = partial(statements.changes, after=after, missing=missing, limit=limit)
+        return await self._database.run(unit)
+
+    async def record_usage(self, uses: Sequence[Use]) -> list[Use]:
+        """Adds uses to the counts of keys, in one transaction."""
+        return await self._database.run(partial(statements.record_usage, uses=uses))
+
+    async def transaction(self, connection: Connection) -> Callable[[], bool]:
+        """Returns what tells whether the transaction of a connection, as it is now, is over."""
+        transaction = await self._database.run(sa.Connection.get_transaction, connection)
+        return lambda: transaction is None or not transaction.is_active
 
     async def events(self, key_id: str, *, connection: Connection | None = None) -> list[KeyEvent]:
         """Reads the audit trail of a key, the oldest entry first."""

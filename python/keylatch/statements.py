@@ -4,11 +4,12 @@ Every statement stands once, for SQLite, PostgreSQL and MariaDB. Knows records a
 engine and no event loop.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -18,10 +19,47 @@ from sqlalchemy.exc import IntegrityError
 from keylatch.errors import UnavailableError
 from keylatch.listing import Cursor, KeyFilter
 from keylatch.paging import page
-from keylatch.records import APIKey, Change, KeyEvent, KeyRecord, differences
+from keylatch.records import APIKey, Change, KeyEvent, KeyRecord, Mark, Use, differences
 from keylatch.store import Decide, DuplicateKeyError
 from keylatch.tables import api_key_events, api_keys
 
+_MARK: Final = sa.select(api_key_events.c.id, api_key_events.c.key_id, api_key_events.c.at)
+# As one document, so that there is one statement, whatever their number.
+_ADD_TO_SQLITE: Final = """
+UPDATE api_keys
+SET use_count = use_count + n, last_used_at = max(coalesce(last_used_at, used_at), used_at)
+FROM (
+    SELECT
+        json_extract(value, '$.id') AS used_id,
+        json_extract(value, '$.count') AS n,
+        json_extract(value, '$.at') AS used_at
+    FROM json_each(:uses)
+)
+WHERE id = used_id
+"""
+_ADD_TO_POSTGRESQL: Final = """
+UPDATE api_keys
+SET use_count = use_count + uses.count, last_used_at = greatest(last_used_at, uses.at)
+FROM (
+    SELECT id, count, at AT TIME ZONE 'UTC' AS at
+    FROM json_to_recordset(CAST(:uses AS json)) AS use (id text, count bigint, at timestamp)
+) AS uses
+WHERE api_keys.id = uses.id
+"""
+_ADD_TO_MARIADB: Final = """
+UPDATE api_keys JOIN JSON_TABLE(
+    :uses, '$[*]' COLUMNS (
+        used_id VARCHAR(16) PATH '$.id', n BIGINT PATH '$.count', used_at DATETIME(6) PATH '$.at'
+    )
+) AS uses ON id = used_id
+SET use_count = use_count + n, last_used_at = greatest(coalesce(last_used_at, used_at), used_at)
+"""
+_ADD_USES: Final = {
+    "sqlite": sa.text(_ADD_TO_SQLITE),
+    "postgresql": sa.text(_ADD_TO_POSTGRESQL),
+    "mysql": sa.text(_ADD_TO_MARIADB),
+    "mariadb": sa.text(_ADD_TO_MARIADB),
+}
 _FIELDS: Final = tuple(APIKey.__dataclass_fields__)
 _KEY: Final = sa.select(*(api_keys.c[name] for name in _FIELDS))
 _RECORD: Final = _KEY.add_columns(api_keys.c.hash)
@@ -35,6 +73,8 @@ _LOCK_SQLITE: Final = (
 )
 # How many rows are changed by one statement: their ids fit into one packet of any database.
 _PORTION: Final = 500
+# Missing entries of the audit trail that are asked for one by one, not as a stretch of numbers.
+_FEW: Final = 16
 
 
 def insert(connection: sa.Connection, new: Sequence[tuple[KeyRecord, KeyEvent]]) -> None:
@@ -131,16 +171,52 @@ def purge(connection: sa.Connection, dead_since: datetime) -> int:
     return len(ids)
 
 
-def changed(connection: sa.Connection, since: datetime, limit: int) -> list[tuple[str, datetime]]:
-    """Reads the ids of keys that changed at or after a moment, the oldest change first."""
-    key = api_keys.c
-    query = (
-        sa.select(key.id, key.updated_at)
-        .where(key.updated_at >= since)
-        .order_by(key.updated_at, key.id)
-        .limit(limit)
-    )
-    return [(row.id, row.updated_at) for row in connection.execute(query)]
+def changes(
+    connection: sa.Connection, after: int | None, missing: Sequence[range], limit: int
+) -> list[Mark]:
+    """Reads entries of the audit trail: the missing ones, and those from a number on.
+
+    With None instead of a number, the latest ones.
+    """
+    number = api_key_events.c.id
+    if after is None:
+        latest = _MARK.order_by(number.desc()).limit(limit)
+        return sorted(map(_mark, connection.execute(latest)), key=attrgetter("number"))
+    queries = [_MARK.where(number >= after).order_by(number).limit(limit)]
+    # Not along with these: no index serves both. Nor many stretches at once, which PostgreSQL
+    # takes for half of the table.
+    single = [each for numbers in missing if len(numbers) <= _FEW for each in numbers]
+    if single:
+        # As many as a power of two, so that few statements have to be prepared.
+        padding = (1 << (len(single) - 1).bit_length()) - len(single)
+        queries.append(_MARK.where(number.in_(single + single[:1] * padding)))
+    stretches = [numbers for numbers in missing if len(numbers) > _FEW]
+    queries += [_MARK.where(number.between(each[0], each[-1])) for each in stretches]
+    marks = [_mark(row) for query in queries for row in connection.execute(query)]
+    return sorted(marks, key=attrgetter("number"))
+
+
+def record_usage(connection: sa.Connection, uses: Sequence[Use]) -> list[Use]:
+    """Adds uses to the counts of keys, and returns those of keys that somebody else changes now.
+
+    Waiting for these would make others wait for all the rest. Nothing else of a row is written,
+    ever: a whole row would undo what others wrote.
+    """
+    ids = [use.key_id for use in uses]
+    _lock_sqlite(connection)
+    query = sa.select(api_keys.c.id).where(api_keys.c.id.in_(ids)).order_by(api_keys.c.id)
+    free = set(connection.scalars(query.with_for_update(skip_locked=True)))
+    document = [
+        {"id": use.key_id, "count": use.count, "at": f"{use.last_at:%Y-%m-%d %H:%M:%S.%f}"}
+        for use in uses
+        if use.key_id in free
+    ]
+    statement = _ADD_USES[connection.dialect.name]
+    connection.execute(statement, {"uses": json.dumps(document)})
+    if len(free) == len(uses):
+        return []
+    locked = set(connection.scalars(query)) - free
+    return [use for use in uses if use.key_id in locked]
 
 
 def events(connection: sa.Connection, key_id: str) -> list[KeyEvent]:
@@ -191,6 +267,10 @@ def _lock(connection: sa.Connection, key_id: str) -> KeyRecord | None:
     _lock_sqlite(connection)
     with _decoding():
         return _found(connection.execute(_LOCK, {"key_id": key_id}).mappings())
+
+
+def _mark(row: Any) -> Mark:
+    return Mark(row.id, row.key_id, row.at)
 
 
 def _expect(result: sa.CursorResult[Any], count: int) -> None:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
 
 from keylatch.listing import Cursor, KeyFilter
-from keylatch.records import APIKey, Change, KeyEvent, KeyRecord
+from keylatch.records import APIKey, Change, KeyEvent, KeyRecord, Mark, Use
 
 # A session or connection of the host application, of a type that only the store knows.
 Connection = Any
@@ -74,8 +74,24 @@ class Store(Protocol):
         Returns how many. They go in portions: those that went stay gone when it fails.
         """
 
-    async def changed(self, since: datetime, *, limit: int) -> list[tuple[str, datetime]]:
-        """Reads the ids of keys changed at or after a moment, and when: the oldest change first."""
+    async def changes(
+        self, *, after: int | None, missing: Sequence[range], limit: int
+    ) -> list[Mark]:
+        """Reads entries of the audit trail, in their order.
+
+        Those whose numbers are missing, and of those from a number on, that one included, the
+        first ones up to the limit; the latest ones up to the limit if it is None.
+        """
+
+    async def record_usage(self, uses: Sequence[Use]) -> list[Use]:
+        """Adds uses to the counts of keys, and touches nothing else of them, in one transaction.
+
+        Of a key that was used later already the later moment stays. Unknown keys are left out.
+        Returns the uses that have to wait, since somebody else changes their keys now.
+        """
+
+    async def transaction(self, connection: Connection) -> Callable[[], bool]:
+        """Returns what tells whether the transaction of a connection, as it is now, is over."""
 
     async def events(self, key_id: str, *, connection: Connection | None = None) -> list[KeyEvent]:
         """Reads the audit trail of a key, the oldest entry first."""

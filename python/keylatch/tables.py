@@ -73,14 +73,13 @@ api_keys: Final = sa.Table(
     sa.Column("last_used_at", UTCDateTime),
     sa.Column("use_count", sa.BigInteger, nullable=False, default=0),
     sa.Column("successor", text(16)),
-    # One for each order that keys are listed in, and for the poll of changes.
+    # One for each order that keys are listed in.
     sa.Index("ix_api_keys_created_at", "created_at", "id"),
     sa.Index("ix_api_keys_owner", "owner", "created_at", "id"),
     sa.Index("ix_api_keys_prefix", "prefix", "created_at", "id"),
     sa.Index("ix_api_keys_name", "name", "created_at", "id"),
     sa.Index("ix_api_keys_expires_at", "expires_at", "id"),
     sa.Index("ix_api_keys_revoked_at", "revoked_at", "id"),
-    sa.Index("ix_api_keys_updated_at", "updated_at", "id"),
     **_ENGINE,
 )
 

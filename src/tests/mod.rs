@@ -1,19 +1,31 @@
 //! Tests of the core without Python, a file for each module; here, what they share.
 
+#[cfg(not(feature = "shuttle"))]
+mod cache;
+#[cfg(not(feature = "shuttle"))]
+mod engine;
 mod hash;
 mod hash_policy;
 mod headers;
+#[cfg(feature = "shuttle")]
+mod interleavings;
+#[cfg(not(feature = "shuttle"))]
+mod ledger;
 mod secrets;
 mod token;
 
 use core::fmt;
+use std::sync::OnceLock;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::{TryCryptoRng, TryRng};
 use serde_json::Value;
 
+use crate::cache::Row;
+use crate::hash::StoredHash;
 use crate::secrets::SecretRing;
+use crate::token::KeyId;
 
 /// The vectors of format 1, which an independent implementation wrote.
 fn vectors() -> Value {
@@ -99,3 +111,29 @@ impl TryRng for Script {
 }
 
 impl TryCryptoRng for Script {}
+
+/// A key id for each number.
+fn key_id(number: u32) -> KeyId {
+    let alphabet = b"0123456789abcdefghjkmnpqrstvwxyz";
+    let digits = (0..16).rev().map(|place: u32| {
+        let digit = number.checked_shr(5 * place).unwrap_or(0) & 31;
+        char::from(alphabet[digit as usize])
+    });
+    KeyId::parse(&digits.collect::<String>()).unwrap()
+}
+
+/// A row of a key without scopes, that never ends.
+fn row(key_id: KeyId, epoch: u64) -> Row<()> {
+    static STORED: OnceLock<String> = OnceLock::new();
+    let stored = || text(&cases(&vectors(), "hashes")[0], "stored").to_owned();
+    Row {
+        key_id,
+        key: Some(()),
+        hash: StoredHash::parse(STORED.get_or_init(stored)).unwrap(),
+        expires_at: None,
+        revoked: false,
+        good_until: u64::MAX,
+        remembered: OnceLock::new(),
+        epoch,
+    }
+}

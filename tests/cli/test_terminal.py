@@ -1,6 +1,7 @@
 """The command line on a terminal: prompts, colours, narrow windows and Ctrl-C."""
 
 import re
+import signal
 
 import pexpect
 import pytest
@@ -19,6 +20,8 @@ class Terminal:
             dimensions=(24, columns),
             encoding="utf-8",
             timeout=60,
+            # Whoever runs the tests in the background may have it ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self.shown = ""
 

@@ -46,6 +46,12 @@ def replace_index(operations: Operations, name: str, table: str, columns: list[s
     operations.create_index(name, table, columns)
 
 
+def drop_index(operations: Operations, name: str, table: str) -> None:
+    """Drops an index, unless it is gone."""
+    if name in _indexes(operations, table):
+        operations.drop_index(name, table)
+
+
 def _indexes(operations: Operations, table: str) -> dict[str | None, list[str | None]]:
     # An inspector remembers what it saw: each look needs its own.
     indexes = sa.inspect(operations.get_bind()).get_indexes(table)

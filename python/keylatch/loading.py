@@ -1,0 +1,268 @@
+"""Asks the store for keys that nothing cached tells of, once for all who wait for the same one.
+
+Knows the native core and the store; no framework and no database.
+"""
+
+import asyncio
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, Final
+
+from keylatch._native import Engine, Row, Token
+from keylatch.errors import InvalidHashError, UnavailableError
+from keylatch.frozen import frozen
+from keylatch.moments import to_microseconds
+from keylatch.records import APIKey, KeyRecord
+from keylatch.store import Store
+
+logger = logging.getLogger("keylatch")
+
+# A key that is changed between every reading of it and its use is not changed by people.
+_MOST_READINGS: Final = 10
+# Seconds to wait for a core, as the design has it, and how many may.
+_PATIENCE: Final = 2
+_MOST_WAITING: Final = 1000
+
+# Tells whether a transaction is over, committed or not.
+Over = Callable[[], bool]
+
+
+class Loader:
+    """Tells what a token opens that the engine does not know.
+
+    Args:
+        engine: Keeps the rows.
+        store: Has them.
+    """
+
+    def __init__(self, engine: Engine, store: Store) -> None:
+        self._engine = engine
+        self._store = store
+        self._loads: dict[str, asyncio.Task[Row | UnavailableError]] = {}
+        self._doubts: dict[str, list[Over]] = {}
+        self._stretching = Stretching()
+        self._reported: set[str] = set()
+
+    async def open(
+        self, token: Token, required: frozenset[str] | None, now: int | None, *, cached: bool
+    ) -> APIKey:
+        """Tells what a token opens.
+
+        Args:
+            token: The token.
+            required: The scopes that are needed; None for none.
+            now: The time, as the engine takes it.
+            cached: Whether rows may be kept, and shared with others who wait.
+
+        Raises:
+            AuthenticationError: It opens nothing.
+            UnavailableError: There is no telling now.
+        """
+        admitted = False
+        for _ in range(_MOST_READINGS):
+            row = self._engine.cached(token) if cached else None
+            if row is None:
+                loading = self._loads.get(token.key_id) if cached else None
+                if loading is None and not admitted:
+                    self._admit(token)
+                    admitted = True
+                if not cached:
+                    loaded = await self._read(token.key_id, keep=False)
+                else:
+                    loaded = await asyncio.shield(loading or self._load(token.key_id))
+                row = _result(loaded)
+            if row.needs_stretching:
+                # Or whoever knows a key id would have us stretch wrong secrets all day.
+                if not admitted:
+                    self._admit(token)
+                    admitted = True
+                await self._stretch(row, token)
+            self._settle(token.key_id)
+            try:
+                key: APIKey | None = self._engine.judge(row, token, required, now)
+            except InvalidHashError as error:
+                raise self._unverifiable(token.key_id, error) from None
+            if key is not None:
+                return key
+        raise UnavailableError(f"key {token.key_id} changes faster than it can be read")
+
+    def changed(self, key_id: str) -> None:
+        """Has a key be read anew: it was changed."""
+        self._engine.evict(key_id)
+
+    def all_changed(self) -> None:
+        """Has every key be read anew."""
+        self._engine.flush()
+
+    def may_change(self, key_id: str, over: Over) -> None:
+        """Has a key not be kept until a transaction is over which changes it.
+
+        Nobody tells when that is: it is found out with the next token for this key.
+        """
+        for doubted in list(self._doubts):
+            self._settle(doubted)
+        self._engine.evict(key_id)
+        self._doubts.setdefault(key_id, []).append(over)
+
+    async def close(self) -> None:
+        """Waits for what is being read, and lets go of threads."""
+        if self._loads:
+            await asyncio.wait(self._loads.values())
+        self._stretching.close()
+
+    def _settle(self, key_id: str) -> bool:
+        """Whether no transaction is open that changes a key."""
+        doubts = self._doubts.get(key_id)
+        if doubts is None:
+            return True
+        left = [over for over in doubts if not over()]
+        if len(left) < len(doubts):
+            # Whatever was read before it was over is out of date now.
+            self._engine.evict(key_id)
+        if left:
+            self._doubts[key_id] = left
+            return False
+        self._doubts.pop(key_id, None)
+        return True
+
+    def _admit(self, token: Token) -> None:
+        if not self._engine.admits(token):
+            raise UnavailableError(
+                "too many lookups of tokens that no server secret of the ring has sealed: raise "
+                "unsealed_lookups if they are yours, or put the secret back that sealed them"
+            )
+
+    def _load(self, key_id: str) -> "asyncio.Task[Row | UnavailableError]":
+        """Begins to read a key. That goes on if whoever waits for it is cancelled."""
+        task = asyncio.create_task(self._read(key_id, keep=True))
+        self._loads[key_id] = task
+        task.add_done_callback(functools.partial(self._loaded, key_id))
+        return task
+
+    def _loaded(self, key_id: str, task: "asyncio.Task[Row | UnavailableError]") -> None:
+        if self._loads.get(key_id) is task:
+            del self._loads[key_id]
+
+    async def _read(self, key_id: str, *, keep: bool) -> Row | UnavailableError:
+        # An error is no exception here: all who wait would raise the same one, and hold on to
+        # each other's frames.
+        try:
+            settled = self._settle(key_id)
+            epoch = self._engine.epoch(key_id)
+            record = await self._store.load(key_id)
+            return self._row(key_id, epoch, record, keep=keep and settled)
+        except InvalidHashError as error:
+            return self._unverifiable(key_id, error)
+        except UnavailableError as error:
+            return UnavailableError(str(error), retry_after=error.retry_after)
+
+    def _row(self, key_id: str, epoch: int, record: KeyRecord | None, *, keep: bool) -> Row:
+        said: dict[str, Any] = {"key": None, "stored": "", "scopes": frozenset()}
+        said |= {"expires_at": None, "revoked": False}
+        if record is not None:
+            key = _shareable(record.key)
+            said = {
+                "key": key,
+                "stored": record.hash,
+                "scopes": key.scopes,
+                "expires_at": key.expires_at and to_microseconds(key.expires_at),
+                "revoked": key.revoked_at is not None,
+            }
+        del record
+        try:
+            return self._engine.row(key_id, epoch, **said, keep=keep)
+        finally:
+            said.clear()  # a traceback with locals must not show the stored hash
+
+    async def _stretch(self, row: Row, token: Token) -> None:
+        try:
+            await self._stretching.run(lambda: self._engine.stretch(row, token))
+        except InvalidHashError as error:
+            raise self._unverifiable(token.key_id, error) from None
+        except MemoryError:
+            raise UnavailableError("there is not enough memory for argon2id") from None
+
+    def _unverifiable(self, key_id: str, error: InvalidHashError) -> UnavailableError:
+        reason = str(error)
+        if reason not in self._reported:
+            self._reported.add(reason)
+            logger.error("key %s, and maybe others, cannot be verified: %s", key_id, reason)
+        return UnavailableError(f"key {key_id} cannot be verified: {reason}")
+
+
+class Stretching:
+    """Runs slow verifications in threads of its own: as many at once as there are cores."""
+
+    def __init__(self) -> None:
+        self._cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+        self._pool: ThreadPoolExecutor | None = None
+        self._permits: asyncio.Semaphore | None = None
+        self._waiting = 0
+
+    async def run(self, work: Callable[[], None]) -> None:
+        """Does it, once a core is free.
+
+        Raises:
+            UnavailableError: None was within two seconds, or too many wait already.
+        """
+        busy = UnavailableError(
+            "all cores are busy with argon2id: use hmac-sha256 for tokens that keylatch minted",
+            retry_after=_PATIENCE,
+        )
+        if self._waiting >= _MOST_WAITING:
+            raise busy
+        if self._permits is None or self._pool is None:
+            self._permits = asyncio.Semaphore(self._cores or 1)
+            self._pool = ThreadPoolExecutor(self._cores, thread_name_prefix="keylatch-argon2")
+        permits, pool = self._permits, self._pool
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await permits.acquire()
+        except TimeoutError:
+            raise busy from None
+        finally:
+            self._waiting -= 1
+        job = asyncio.get_running_loop().run_in_executor(pool, work)
+
+        def done(job: "asyncio.Future[None]") -> None:
+            permits.release()
+            if not job.cancelled():
+                job.exception()  # whoever asked may be gone
+
+        # The permit is the job's, which goes on if whoever waits for it is cancelled.
+        job.add_done_callback(done)
+        await asyncio.shield(job)
+
+    def close(self) -> None:
+        """Lets threads end that have nothing to do. There may be new ones again."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
+        self._pool = self._permits = None
+
+
+def _result(loaded: Row | UnavailableError) -> Row:
+    if isinstance(loaded, Row):
+        return loaded
+    raise UnavailableError(str(loaded), retry_after=loaded.retry_after)
+
+
+def _shareable(key: APIKey) -> APIKey:
+    """A key that many requests may have at once, and that takes little memory."""
+    return replace(
+        key,
+        prefix=sys.intern(key.prefix),
+        scopes=_shared(key.scopes),
+        metadata=frozen(key.metadata),
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _shared(scopes: frozenset[str]) -> frozenset[str]:
+    """One set for all keys that may do the same."""
+    return scopes

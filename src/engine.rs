@@ -1,0 +1,335 @@
+//! The request path: what a token opens, out of what is known, or that the database has to be
+//! asked. Knows no header, and nothing of Python.
+
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use hmac::Mac;
+use rand::rngs::SysRng;
+
+use crate::cache::{Cache, Row};
+use crate::hash::{self, HashError, Scheme, StoredHash};
+use crate::ledger::Ledger;
+use crate::secrets::{KeyedHmac, RandomError, SecretRing, random_key};
+use crate::sync::{Arc, AtomicU64};
+use crate::token::{KeyId, Prefix, Token, TokenError};
+
+const SECOND: u64 = 1_000_000;
+/// A row is read anew after five minutes, in case that somebody changed it by hand.
+const GOOD_FOR: u64 = 300 * SECOND;
+/// That there is no such key is believed for five seconds.
+const ABSENT_FOR: u64 = 5 * SECOND;
+
+/// Why a token opens nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// Of another prefix, of an unknown id, or with a wrong secret: never told apart.
+    Invalid,
+    Revoked,
+    Expired,
+    /// The right key; it may not do this.
+    Scope,
+}
+
+/// What is to be said of a token.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict<T> {
+    Opens(T),
+    Denied(Denial),
+    /// Nothing that counts is known: the database has to be asked.
+    Unknown,
+}
+
+/// When it is: for expiries and the ledger by the calendar, in microseconds since 1970, and for
+/// everything else in ticks, which nobody sets back.
+#[derive(Clone, Copy)]
+pub struct Moment {
+    pub now: i64,
+    pub ticks: u64,
+}
+
+/// How an engine is set up.
+pub struct Settings {
+    pub prefixes: Vec<String>,
+    /// Keys that the cache holds.
+    pub capacity: usize,
+    /// How long cached rows count after the feed was last heard, in ticks.
+    pub max_staleness: u64,
+    /// Lookups a second for tokens without a right seal.
+    pub unsealed_lookups: u32,
+}
+
+/// The state of the request path.
+pub struct Engine<K> {
+    settings: Settings,
+    cache: Cache<K>,
+    ledger: Ledger,
+    unsealed: Budget,
+    /// Cached rows count until then, in ticks.
+    fresh_until: AtomicU64,
+    decoy: StoredHash,
+    process_key: KeyedHmac,
+    began: Instant,
+    counts: Counts,
+}
+
+/// What happened so far.
+#[derive(Default)]
+pub struct Counts {
+    pub hits: AtomicU64,
+    pub misses: AtomicU64,
+    pub missing: AtomicU64,
+    pub ambiguous: AtomicU64,
+    pub invalid: AtomicU64,
+    pub revoked: AtomicU64,
+    pub expired: AtomicU64,
+    pub scope: AtomicU64,
+}
+
+/// Why there is no engine.
+#[derive(Debug)]
+pub enum SetupError {
+    Prefix(TokenError),
+    Hash(HashError),
+}
+
+impl From<RandomError> for SetupError {
+    fn from(error: RandomError) -> Self {
+        Self::Hash(error.into())
+    }
+}
+
+impl<K> Engine<K> {
+    /// An engine that knows nothing yet.
+    pub fn new(ring: &SecretRing, settings: Settings) -> Result<Self, SetupError> {
+        let mut decoy = None;
+        for prefix in &settings.prefixes {
+            let prefix = Prefix::parse(prefix).map_err(SetupError::Prefix)?;
+            decoy = Some(Token::mint(&prefix, ring, &mut SysRng)?);
+        }
+        // What tokens of unknown ids are compared with, so that they cost what a wrong secret does.
+        let decoy = decoy.ok_or(SetupError::Prefix(TokenError::Prefix))?;
+        let decoy = hash::hash(Scheme::HmacSha256, ring, decoy.as_str().as_bytes(), &mut SysRng)
+            .and_then(|stored| StoredHash::parse(&stored))
+            .map_err(SetupError::Hash)?;
+        Ok(Self {
+            cache: Cache::new(settings.capacity),
+            ledger: Ledger::new(),
+            unsealed: Budget::new(settings.unsealed_lookups),
+            fresh_until: AtomicU64::new(0),
+            decoy,
+            process_key: random_key(&mut SysRng)?,
+            began: Instant::now(),
+            counts: Counts::default(),
+            settings,
+        })
+    }
+
+    /// Microseconds since the engine was made.
+    pub fn ticks(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// What a token opens, as far as cached rows tell. Once `permits` is asked, and says yes, the
+    /// use is counted.
+    pub fn check(
+        &self,
+        ring: &SecretRing,
+        token: Token<&str>,
+        at: Moment,
+        permits: impl FnOnce(&K) -> bool,
+    ) -> Verdict<Arc<Row<K>>> {
+        if !self.knows_prefix(token.prefix()) {
+            return Verdict::Denied(self.deny(Denial::Invalid));
+        }
+        if let Some(row) = self.cached(token.key_id(), at).filter(|row| !row.needs_stretching()) {
+            match self.judge(ring, &row, token, at, permits) {
+                Ok(Verdict::Opens(())) => {
+                    self.counts.hits.fetch_add(1, Ordering::Relaxed);
+                    return Verdict::Opens(row);
+                }
+                Ok(Verdict::Denied(denial)) => return Verdict::Denied(denial),
+                // A row that cannot be verified is read again, and who reads it says why.
+                Ok(Verdict::Unknown) | Err(_) => {}
+            }
+        }
+        self.counts.misses.fetch_add(1, Ordering::Relaxed);
+        Verdict::Unknown
+    }
+
+    /// Whether tokens of this prefix are ours.
+    pub fn knows_prefix(&self, prefix: &str) -> bool {
+        self.settings.prefixes.iter().any(|known| known == prefix)
+    }
+
+    /// The cached row of a key id, if it counts.
+    pub fn cached(&self, key_id: KeyId, at: Moment) -> Option<Arc<Row<K>>> {
+        if at.ticks >= self.fresh_until.load(Ordering::Acquire) {
+            return None;
+        }
+        self.cache.get(key_id).filter(|row| at.ticks < row.good_until)
+    }
+
+    /// What a token opens, by a row. `Unknown` if the row was overtaken by a change.
+    pub fn judge(
+        &self,
+        ring: &SecretRing,
+        row: &Row<K>,
+        token: Token<&str>,
+        at: Moment,
+        permits: impl FnOnce(&K) -> bool,
+    ) -> Result<Verdict<()>, HashError> {
+        let matches = if row.key_id == token.key_id() {
+            self.matches(ring, row, token.as_str().as_bytes())?
+        } else {
+            false
+        };
+        // Last, and also for what is not there: the id may have come to be.
+        if !self.cache.stands(row) {
+            return Ok(Verdict::Unknown);
+        }
+        let denial = match row.key.as_ref().filter(|_| matches) {
+            None => Denial::Invalid,
+            Some(_) if row.revoked => Denial::Revoked,
+            Some(_) if row.expires_at.is_some_and(|end| end <= at.now) => Denial::Expired,
+            Some(key) if !permits(key) => Denial::Scope,
+            Some(_) => {
+                self.ledger.record(row.key_id, at.now);
+                return Ok(Verdict::Opens(()));
+            }
+        };
+        Ok(Verdict::Denied(self.deny(denial)))
+    }
+
+    /// Whether a token without a right seal may cost the database a lookup now.
+    pub fn admits(&self, ring: &SecretRing, token: Token<&str>, at: Moment) -> bool {
+        token.sealed_by(ring).is_some() || self.unsealed.spend(at.ticks)
+    }
+
+    /// Verifies a token against a slow hash, and remembers it if it was right. Takes long.
+    pub fn stretch(
+        &self,
+        ring: &SecretRing,
+        row: &Row<K>,
+        token: Token<&str>,
+    ) -> Result<(), HashError> {
+        let token = token.as_str().as_bytes();
+        if row.needs_stretching() && row.hash.matches(ring, token)? {
+            row.remembered.get_or_init(|| Box::new(self.digest(token)));
+        }
+        Ok(())
+    }
+
+    /// A row out of what the database said, under the epoch from before it was asked.
+    pub fn row(&self, said: Said<'_, K>, at: Moment) -> Result<Row<K>, HashError> {
+        let (hash, good_for) = match said.key {
+            Some(_) => (StoredHash::parse(said.hash)?, GOOD_FOR),
+            None => (self.decoy.clone(), ABSENT_FOR),
+        };
+        Ok(Row {
+            key_id: said.key_id,
+            epoch: said.epoch,
+            key: said.key,
+            hash,
+            expires_at: said.expires_at,
+            revoked: said.revoked,
+            good_until: at.ticks.saturating_add(good_for),
+            remembered: OnceLock::new(),
+        })
+    }
+
+    /// The feed has brought everything that was changed until then, in ticks.
+    pub fn heard(&self, ticks: u64) {
+        let until = ticks.saturating_add(self.settings.max_staleness);
+        self.fresh_until.fetch_max(until, Ordering::AcqRel);
+    }
+
+    /// From now on no cached row counts, until the feed is heard again.
+    pub fn distrust(&self) {
+        self.fresh_until.store(0, Ordering::Release);
+        self.cache.flush();
+    }
+
+    /// Until when cached rows count, in ticks.
+    pub fn fresh_until(&self) -> u64 {
+        self.fresh_until.load(Ordering::Acquire)
+    }
+
+    pub fn cache(&self) -> &Cache<K> {
+        &self.cache
+    }
+
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    fn matches(&self, ring: &SecretRing, row: &Row<K>, token: &[u8]) -> Result<bool, HashError> {
+        if row.hash.is_slow() {
+            // Another token than the one that verified is wrong, without being stretched.
+            let remembered = row.remembered.get();
+            return Ok(remembered.is_some_and(|tag| hash::same(tag, &self.digest(token)).into()));
+        }
+        row.hash.matches(ring, token)
+    }
+
+    fn digest(&self, token: &[u8]) -> [u8; 32] {
+        self.process_key.clone().chain_update(token).finalize().into_bytes().into()
+    }
+
+    fn deny(&self, denial: Denial) -> Denial {
+        let count = match denial {
+            Denial::Invalid => &self.counts.invalid,
+            Denial::Revoked => &self.counts.revoked,
+            Denial::Expired => &self.counts.expired,
+            Denial::Scope => &self.counts.scope,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        denial
+    }
+}
+
+/// What the database said of a key id.
+pub struct Said<'a, K> {
+    pub key_id: KeyId,
+    /// From before it was asked.
+    pub epoch: u64,
+    pub key: Option<K>,
+    pub hash: &'a str,
+    pub expires_at: Option<i64>,
+    pub revoked: bool,
+}
+
+impl<K> Row<K> {
+    /// Whether the first token has to be verified by `stretch` before the row can tell.
+    pub fn needs_stretching(&self) -> bool {
+        self.key.is_some() && self.hash.is_slow() && self.remembered.get().is_none()
+    }
+}
+
+/// So many a second, and as many at once after a second without any (the generic cell rate
+/// algorithm, ITU-T I.371).
+struct Budget {
+    interval: Option<u64>,
+    /// When the next one is due, in ticks.
+    due: AtomicU64,
+}
+
+impl Budget {
+    fn new(per_second: u32) -> Self {
+        Self { interval: SECOND.checked_div(u64::from(per_second)), due: AtomicU64::new(0) }
+    }
+
+    fn spend(&self, ticks: u64) -> bool {
+        let Some(interval) = self.interval else { return false };
+        let next = |due: u64| {
+            let later = due.max(ticks) + interval;
+            (later <= ticks + SECOND).then_some(later)
+        };
+        self.due.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).is_ok()
+    }
+}

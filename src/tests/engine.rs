@@ -1,0 +1,287 @@
+//! The request path: what a token opens, by what is cached, at which moment.
+
+use rand::rngs::SysRng;
+
+use super::ring_led_by;
+use crate::cache::Row;
+use crate::engine::{Denial, Engine, Moment, Said, Settings, Verdict};
+use crate::hash::{Cost, HashError, Scheme, hash};
+use crate::secrets::SecretRing;
+use crate::sync::Arc;
+use crate::token::{Prefix, Token};
+
+const SECOND: u64 = 1_000_000;
+const START: Moment = Moment { now: 1_800_000_000_000_000, ticks: SECOND };
+
+/// An engine, the ring of the vectors, and a token with its key, whose scopes are a number.
+struct Gate {
+    engine: Engine<u32>,
+    ring: SecretRing,
+    token: Token,
+}
+
+impl Gate {
+    fn new() -> Self {
+        let ring = ring_led_by("k1");
+        let settings = Settings {
+            prefixes: vec!["acme".to_owned(), "acme_test".to_owned()],
+            capacity: 100,
+            max_staleness: 10 * SECOND,
+            unsealed_lookups: 50,
+        };
+        let engine = Engine::new(&ring, settings).unwrap();
+        engine.heard(START.ticks);
+        let token = mint("acme", &ring);
+        Self { engine, ring, token }
+    }
+
+    fn load(&self, edit: impl FnOnce(&mut Row<u32>)) -> Arc<Row<u32>> {
+        self.load_hashed(Scheme::HmacSha256, edit)
+    }
+
+    fn load_hashed(&self, scheme: Scheme, edit: impl FnOnce(&mut Row<u32>)) -> Arc<Row<u32>> {
+        let stored = hash(scheme, &self.ring, self.token.as_str().as_bytes(), &mut SysRng);
+        let said = Said {
+            key_id: self.token.key_id(),
+            epoch: self.engine.cache().epoch(self.token.key_id()),
+            key: Some(7),
+            hash: &stored.unwrap(),
+            expires_at: None,
+            revoked: false,
+        };
+        let mut row = self.engine.row(said, START).unwrap();
+        edit(&mut row);
+        let row = Arc::new(row);
+        self.engine.cache().insert(Arc::clone(&row));
+        row
+    }
+
+    fn load_absent(&self) -> Arc<Row<u32>> {
+        let said = Said {
+            key_id: self.token.key_id(),
+            epoch: self.engine.cache().epoch(self.token.key_id()),
+            key: None,
+            hash: "",
+            expires_at: None,
+            revoked: false,
+        };
+        let row = Arc::new(self.engine.row(said, START).unwrap());
+        self.engine.cache().insert(Arc::clone(&row));
+        row
+    }
+
+    fn check_at(&self, token: &Token, at: Moment) -> Verdict<u32> {
+        match self.engine.check(&self.ring, token.borrow(), at, |_| true) {
+            Verdict::Opens(row) => Verdict::Opens(row.key.unwrap()),
+            Verdict::Denied(denial) => Verdict::Denied(denial),
+            Verdict::Unknown => Verdict::Unknown,
+        }
+    }
+
+    fn check(&self) -> Verdict<u32> {
+        self.check_at(&self.token, START)
+    }
+
+    /// A token of the same key id with another secret.
+    fn forged(&self) -> Token {
+        forge(&self.token)
+    }
+}
+
+fn mint(prefix: &str, ring: &SecretRing) -> Token {
+    Token::mint(&Prefix::parse(prefix).unwrap(), ring, &mut SysRng).unwrap()
+}
+
+/// The same prefix and key id, another secret and a seal that is not right.
+fn forge(token: &Token) -> Token {
+    let other = mint(token.prefix(), &ring_led_by("k1"));
+    let start = token.prefix().len() + 18;
+    let body = format!("{}{}", &token.as_str()[..start], &other.as_str()[start..start + 49]);
+    let checksum = u64::from(crc32fast::hash(body.as_bytes()));
+    let digits = (0..6).rev().map(|place| {
+        let digit = (checksum / 62_u64.pow(place)) % 62;
+        char::from(
+            b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"[digit as usize],
+        )
+    });
+    Token::parse(&format!("{body}{}", digits.collect::<String>())).unwrap()
+}
+
+/// The key comes out for the right secret, and its use is counted.
+#[test]
+fn the_right_secret_opens() {
+    let gate = Gate::new();
+    assert_eq!(gate.check(), Verdict::Unknown);
+    gate.load(|_| ());
+    assert_eq!(gate.check(), Verdict::Opens(7));
+    let uses = gate.engine.ledger().take(10);
+    assert_eq!((uses.len(), uses[0].count, uses[0].last_at), (1, 1, START.now));
+}
+
+/// A hit needs the right secret; a wrong one is denied without the database, and not counted.
+#[test]
+fn a_wrong_secret_is_denied() {
+    let gate = Gate::new();
+    gate.load(|_| ());
+    assert_eq!(gate.check_at(&gate.forged(), START), Verdict::Denied(Denial::Invalid));
+    assert!(gate.engine.ledger().take(10).is_empty());
+}
+
+/// The row of one key never judges a token of another.
+#[test]
+fn a_row_judges_its_own_key_only() {
+    let gate = Gate::new();
+    let row = gate.load(|_| ());
+    let other = mint("acme", &gate.ring);
+    let verdict = gate.engine.judge(&gate.ring, &row, other.borrow(), START, |_| true);
+    assert_eq!(verdict, Ok(Verdict::Denied(Denial::Invalid)));
+}
+
+/// Tokens of another prefix are denied unread, and those of a second prefix are not.
+#[test]
+fn the_prefix_has_to_be_ours() {
+    let gate = Gate::new();
+    let stranger = mint("acm", &gate.ring);
+    assert_eq!(gate.check_at(&stranger, START), Verdict::Denied(Denial::Invalid));
+    assert_eq!(gate.check_at(&mint("acme_test", &gate.ring), START), Verdict::Unknown);
+}
+
+/// A key ends at its moment, to the microsecond, also while it is cached, and a clock that goes
+/// back brings it back.
+#[test]
+fn a_key_ends_to_the_microsecond() {
+    let gate = Gate::new();
+    gate.load(|row| row.expires_at = Some(START.now));
+    for (now, verdict) in [
+        (-1, Verdict::Opens(7)),
+        (0, Verdict::Denied(Denial::Expired)),
+        (1, Verdict::Denied(Denial::Expired)),
+        (-3_600_000_000, Verdict::Opens(7)),
+    ] {
+        let at = Moment { now: START.now + now, ..START };
+        assert_eq!(gate.check_at(&gate.token, at), verdict);
+    }
+}
+
+/// Only whoever has the right secret hears that a key is revoked or has expired.
+#[test]
+fn the_state_is_told_to_the_right_secret_only() {
+    let gate = Gate::new();
+    gate.load(|row| (row.revoked, row.expires_at) = (true, Some(0)));
+    assert_eq!(gate.check(), Verdict::Denied(Denial::Revoked));
+    assert_eq!(gate.check_at(&gate.forged(), START), Verdict::Denied(Denial::Invalid));
+}
+
+/// A key without the scope is denied, and the use is not counted.
+#[test]
+fn the_scope_is_asked_of_the_right_secret_only() {
+    let gate = Gate::new();
+    gate.load(|_| ());
+    let verdict = gate.engine.check(&gate.ring, gate.token.borrow(), START, |key| *key == 8);
+    assert!(matches!(verdict, Verdict::Denied(Denial::Scope)));
+    let forged = gate.forged();
+    let verdict = gate.engine.check(&gate.ring, forged.borrow(), START, |_| panic!("asked"));
+    assert!(matches!(verdict, Verdict::Denied(Denial::Invalid)));
+    assert!(gate.engine.ledger().take(10).is_empty());
+}
+
+/// Cached rows count until the feed was silent for too long, and not a tick longer.
+#[test]
+fn cached_rows_count_while_the_feed_is_fresh() {
+    let gate = Gate::new();
+    gate.load(|_| ());
+    let end = START.ticks + 10 * SECOND;
+    let at = |ticks| Moment { ticks, ..START };
+    assert_eq!(gate.check_at(&gate.token, at(end - 1)), Verdict::Opens(7));
+    assert_eq!(gate.check_at(&gate.token, at(end)), Verdict::Unknown);
+    gate.engine.heard(START.ticks + 1);
+    assert_eq!(gate.check_at(&gate.token, at(end)), Verdict::Opens(7));
+    gate.engine.distrust();
+    assert_eq!(gate.check(), Verdict::Unknown);
+}
+
+/// A row is read anew after five minutes, whatever the feed says.
+#[test]
+fn a_row_gets_old() {
+    let gate = Gate::new();
+    gate.load(|_| ());
+    let old = Moment { ticks: START.ticks + 300 * SECOND, ..START };
+    gate.engine.heard(old.ticks);
+    assert_eq!(
+        gate.check_at(&gate.token, Moment { ticks: old.ticks - 1, ..old }),
+        Verdict::Opens(7)
+    );
+    assert_eq!(gate.check_at(&gate.token, old), Verdict::Unknown);
+}
+
+/// That there is no key is known for a while, and then asked again.
+#[test]
+fn absence_is_known_for_a_while() {
+    let gate = Gate::new();
+    gate.load_absent();
+    assert_eq!(gate.check(), Verdict::Denied(Denial::Invalid));
+    let later = Moment { ticks: START.ticks + 5 * SECOND, ..START };
+    assert_eq!(gate.check_at(&gate.token, later), Verdict::Unknown);
+    gate.load_absent();
+    gate.engine.cache().evict(gate.token.key_id());
+    assert_eq!(gate.check(), Verdict::Unknown);
+}
+
+/// A row that was overtaken by a change judges nothing, whatever it says.
+#[test]
+fn a_row_that_was_overtaken_does_not_judge() {
+    let gate = Gate::new();
+    for row in [gate.load(|_| ()), gate.load_absent(), gate.load(|row| row.revoked = true)] {
+        gate.engine.cache().evict(gate.token.key_id());
+        let verdict = gate.engine.judge(&gate.ring, &row, gate.token.borrow(), START, |_| true);
+        assert_eq!(verdict, Ok(Verdict::Unknown));
+    }
+}
+
+/// A slow hash is computed once; then the one token that verified opens, and others are denied
+/// without computing it again.
+#[test]
+fn a_slow_hash_is_computed_once() {
+    let gate = Gate::new();
+    let row = gate.load_hashed(Scheme::Argon2id(Cost::new(7168, 1, 1).unwrap()), |_| ());
+    assert!(row.needs_stretching());
+    assert_eq!(gate.check(), Verdict::Unknown);
+    let forged = gate.forged();
+    gate.engine.stretch(&gate.ring, &row, forged.borrow()).unwrap();
+    assert!(row.needs_stretching());
+    let verdict = gate.engine.judge(&gate.ring, &row, forged.borrow(), START, |_| true);
+    assert_eq!(verdict, Ok(Verdict::Denied(Denial::Invalid)));
+    gate.engine.stretch(&gate.ring, &row, gate.token.borrow()).unwrap();
+    assert!(!row.needs_stretching());
+    assert_eq!(gate.check(), Verdict::Opens(7));
+    assert_eq!(gate.check_at(&forged, START), Verdict::Denied(Denial::Invalid));
+}
+
+/// A hash under a secret that has left the ring is an error for who reads it, and never a yes.
+#[test]
+fn an_unknown_kid_is_no_answer() {
+    let mut gate = Gate::new();
+    let row = gate.load(|_| ());
+    let secret = SecretRing::generate(crate::secrets::Kid::parse("k9").unwrap(), &mut SysRng);
+    gate.ring = SecretRing::parse(&secret.unwrap()).unwrap();
+    assert_eq!(gate.check(), Verdict::Unknown);
+    let judged = gate.engine.judge(&gate.ring, &row, gate.token.borrow(), START, |_| true);
+    assert!(matches!(judged, Err(HashError::UnknownKid(_))));
+}
+
+/// Sealed tokens are looked up always; the others fifty times a second, and not more after a rest.
+#[test]
+fn lookups_without_a_seal_are_few() {
+    let gate = Gate::new();
+    let forged = gate.forged();
+    let admitted = |ticks| {
+        let at = Moment { ticks, ..START };
+        (0..200).filter(|_| gate.engine.admits(&gate.ring, forged.borrow(), at)).count()
+    };
+    assert_eq!(admitted(START.ticks), 50);
+    assert_eq!(admitted(START.ticks), 0);
+    assert_eq!(admitted(START.ticks + SECOND / 10), 5);
+    assert_eq!(admitted(START.ticks + 3600 * SECOND), 50);
+    let all = (0..200).all(|_| gate.engine.admits(&gate.ring, gate.token.borrow(), START));
+    assert!(all);
+}
