@@ -66,7 +66,9 @@ impl Sources {
             found = Some(credential);
         }
         let credential = found.ok_or(Refusal::Missing)?;
-        if credential.is_empty() || !credential.iter().all(u8::is_ascii_graphic) {
+        // Not one by one: a wrong one is rare.
+        let visible = credential.iter().fold(true, |all, byte| all & byte.is_ascii_graphic());
+        if credential.is_empty() || !visible {
             return Err(Refusal::Invalid);
         }
         core::str::from_utf8(credential).map_err(|_| Refusal::Invalid)

@@ -8,7 +8,7 @@ use pyo3::exceptions::{PyMemoryError, PyOSError, PyTypeError, PyValueError};
 use pyo3::import_exception;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyInt, PyString};
+use pyo3::types::{PyBytes, PyInt, PyList, PyString, PyTuple};
 use rand::rngs::SysRng;
 
 use crate::hash::{self, Cost, HashError, Scheme};
@@ -515,12 +515,17 @@ impl TokenHeaders {
         headers: &Bound<'py, PyAny>,
         found: &'a mut Found<'py>,
     ) -> PyResult<Result<token::Token<&'a str>, Refusal>> {
-        for pair in headers.try_iter()? {
-            let (name, value) = header(&pair?)?;
-            let slot = self.sources.slot(name.as_bytes());
-            let Some(place) = slot.and_then(|slot| found.0.get_mut(slot)) else { continue };
-            if place.replace(value).is_some() {
-                return Ok(Err(Refusal::Ambiguous));
+        if let Ok(list) = headers.cast::<PyList>() {
+            for pair in list.iter() {
+                if self.take(pair.as_borrowed(), found)? {
+                    return Ok(Err(Refusal::Ambiguous));
+                }
+            }
+        } else {
+            for pair in headers.try_iter()? {
+                if self.take(pair?.as_borrowed(), found)? {
+                    return Ok(Err(Refusal::Ambiguous));
+                }
             }
         }
         let values = found.0.iter().enumerate();
@@ -529,16 +534,38 @@ impl TokenHeaders {
             .and_then(|text| token::Token::read(text).map_err(|_| Refusal::Invalid));
         Ok(token)
     }
+
+    /// Keeps the value of a header that may carry a token. Tells whether there was one already.
+    fn take<'py>(&self, pair: Borrowed<'_, 'py, PyAny>, found: &mut Found<'py>) -> PyResult<bool> {
+        // As servers have them: looked at where they are.
+        if let Ok(pair) = pair.cast::<PyTuple>()
+            && pair.len() == 2
+        {
+            let (name, value) = (pair.get_borrowed_item(0)?, pair.get_borrowed_item(1)?);
+            return self.keep(name, value, found);
+        }
+        if pair.len().map_err(|_| malformed())? != 2 {
+            return Err(malformed());
+        }
+        let half = |index: usize| pair.get_item(index).map_err(|_| malformed());
+        let (name, value) = (half(0)?, half(1)?);
+        self.keep(name.as_borrowed(), value.as_borrowed(), found)
+    }
+
+    fn keep<'py>(
+        &self,
+        name: Borrowed<'_, 'py, PyAny>,
+        value: Borrowed<'_, 'py, PyAny>,
+        found: &mut Found<'py>,
+    ) -> PyResult<bool> {
+        let name = name.cast::<PyBytes>().map_err(|_| malformed())?;
+        let value = value.cast::<PyBytes>().map_err(|_| malformed())?;
+        let slot = self.sources.slot(name.as_bytes());
+        let place = slot.and_then(|slot| found.0.get_mut(slot));
+        Ok(place.is_some_and(|place| place.replace(value.to_owned()).is_some()))
+    }
 }
 
-fn header<'py>(pair: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
-    let malformed = || PyTypeError::new_err("ASGI headers are pairs of bytes");
-    if pair.len().map_err(|_| malformed())? != 2 {
-        return Err(malformed());
-    }
-    let half = |index: usize| -> PyResult<Bound<'py, PyBytes>> {
-        let item = pair.get_item(index).map_err(|_| malformed())?;
-        item.cast_into::<PyBytes>().map_err(|_| malformed())
-    };
-    Ok((half(0)?, half(1)?))
+fn malformed() -> PyErr {
+    PyTypeError::new_err("ASGI headers are pairs of bytes")
 }
