@@ -46,12 +46,13 @@ FROM (
 ) AS uses
 WHERE api_keys.id = uses.id
 """
+# In this order: the other way round it would lock, and wait for, all keys that there are.
 _ADD_TO_MARIADB: Final = """
-UPDATE api_keys JOIN JSON_TABLE(
+UPDATE JSON_TABLE(
     :uses, '$[*]' COLUMNS (
         used_id VARCHAR(16) PATH '$.id', n BIGINT PATH '$.count', used_at DATETIME(6) PATH '$.at'
     )
-) AS uses ON id = used_id
+) AS uses STRAIGHT_JOIN api_keys FORCE INDEX (PRIMARY) ON id = used_id
 SET use_count = use_count + n, last_used_at = greatest(coalesce(last_used_at, used_at), used_at)
 """
 _ADD_USES: Final = {

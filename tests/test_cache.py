@@ -1,0 +1,407 @@
+"""What a started collection answers without its database, and when it asks after all."""
+
+import asyncio
+import copy
+import json
+import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+from subject import SILENT, core
+
+from keylatch import APIKeys, Hasher, SecretRing, Token
+from keylatch.errors import (
+    ConfigurationError,
+    ExpiredKeyError,
+    InvalidKeyError,
+    RevokedKeyError,
+    UnavailableError,
+)
+from keylatch.memory import MemoryStore
+from keylatch.records import APIKey, KeyEvent, KeyRecord
+
+pytestmark = pytest.mark.anyio
+
+
+class Counted:
+    """A store that tells how often keys were loaded, and can hold loads up."""
+
+    def __init__(self, store):
+        self._load = store.load
+        self.loads = 0
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+        store.load = self.load
+
+    async def load(self, key_id, **options):
+        """Counts."""
+        self.loads += 1
+        await self.go_on.wait()
+        return await self._load(key_id, **options)
+
+
+@contextmanager
+def statements(keys) -> Iterator[list[str]]:
+    """Collects what is sent to the database meanwhile."""
+    sent: list[str] = []
+
+    def look(_connection, _cursor, statement, *_):
+        sent.append(statement)
+
+    engine = core(keys._store._database.engine)
+    sa.event.listen(engine, "before_cursor_execute", look)
+    yield sent
+    sa.event.remove(engine, "before_cursor_execute", look)
+
+
+async def test_a_known_key_costs_no_query(host_keys):
+    """Ten thousand requests with it send nothing to the database."""
+    new = await host_keys.create(name="ci", scopes=["items:read"])
+    await host_keys.verify(new.token)
+    with statements(host_keys) as sent:
+        for _ in range(10_000):
+            key = await host_keys.verify(new.token, scopes=["items:read"])
+    assert key == new.key
+    assert sent == []
+
+
+async def test_a_key_that_many_want_at_once_is_loaded_once(host_keys):
+    """A thousand requests wait for one query."""
+    new = await host_keys.create(name="ci")
+    with statements(host_keys) as sent:
+        found = await asyncio.gather(*(host_keys.verify(new.token) for _ in range(1000)))
+    assert set(found) == {new.key}
+    assert len(sent) == 1
+
+
+async def test_who_stops_waiting_takes_nobody_along(keys):
+    """The load goes on for those who still wait, and fills the cache."""
+    new = await keys.create(name="ci")
+    store = Counted(keys._store)
+    store.go_on.clear()
+    first, second = (asyncio.create_task(keys.verify(new.token)) for _ in range(2))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    store.go_on.set()
+    assert await second == new.key
+    assert await keys.verify(new.token) == new.key
+    assert store.loads == 1
+
+
+async def test_an_unknown_key_is_asked_for_once_in_a_while(keys, secret):
+    """A client in a loop with a key that was purged costs nothing."""
+    store = Counted(keys._store)
+    token = Token.mint("acme_live", SecretRing(secret))
+    for _ in range(1000):
+        with pytest.raises(InvalidKeyError):
+            await keys.verify(token)
+    assert store.loads == 1
+
+
+async def test_forged_tokens_share_a_few_lookups(host_keys):
+    """Without a right seal there are fifty a second for all of them, and then no telling."""
+    ring = SecretRing(SecretRing.generate())
+    forged = [Token.mint("acme_live", ring) for _ in range(20_000)]
+    refused = {InvalidKeyError: 0, UnavailableError: 0}
+    with statements(host_keys) as sent:
+        began = asyncio.get_running_loop().time()
+        for token in forged:
+            try:
+                await host_keys.verify(token)
+            except (InvalidKeyError, UnavailableError) as error:
+                refused[type(error)] += 1
+        took = asyncio.get_running_loop().time() - began
+    assert len(sent) == refused[InvalidKeyError]
+    assert 50 <= len(sent) <= 50 + 50 * took + 1
+    assert refused[UnavailableError] == 20_000 - len(sent)
+
+
+async def test_a_wrong_secret_for_a_known_key_costs_no_query(host_keys, wrong_secret):
+    """It is refused by the row that is cached, and nothing of it is counted."""
+    new = await host_keys.create(name="ci")
+    await host_keys.verify(new.token)
+    with statements(host_keys) as sent:
+        for _ in range(1000):
+            with pytest.raises(InvalidKeyError):
+                await host_keys.verify(wrong_secret(new.token))
+    assert sent == []
+    assert host_keys._engine.take_usage(10)[0][1] == 1
+
+
+async def test_a_cached_key_ends_to_the_microsecond(keys, clock):
+    """It opens until just before its end, and a clock that is set back an hour opens it again."""
+    new = await keys.create(name="ci", expires_in=timedelta(hours=2))
+    await keys.verify(new.token)
+    clock.advance(hours=2, microseconds=-1)
+    assert await keys.verify(new.token)
+    for _ in range(2):
+        clock.advance(microseconds=1)
+        with pytest.raises(ExpiredKeyError):
+            await keys.verify(new.token)
+    clock.advance(hours=-1)
+    assert await keys.verify(new.token)
+
+
+async def test_a_collection_that_was_not_started_caches_nothing(store, secret):
+    """Every request reads the database, which is the truth."""
+    keys = APIKeys(store, prefix="acme", secret=secret)
+    new = await keys.create(name="ci")
+    counted = Counted(store)
+    for _ in range(3):
+        assert await keys.verify(new.token)
+    assert counted.loads == 3
+    assert not keys.health().started
+    await APIKeys(store, prefix="acme", secret=secret).revoke(new.key.id)
+    with pytest.raises(RevokedKeyError):
+        await keys.verify(new.token)
+    await store.close()
+
+
+async def test_a_collection_that_has_ended_caches_nothing(store, secret):
+    """No feed tells it what changes."""
+    keys = APIKeys(store, prefix="acme", secret=secret)
+    async with keys:
+        new = await keys.create(name="ci")
+        await keys.verify(new.token)
+    await APIKeys(store, prefix="acme", secret=secret).revoke(new.key.id)
+    with pytest.raises(RevokedKeyError):
+        await keys.verify(new.token)
+    await store.close()
+
+
+async def test_applications_may_share_a_collection(store, secret):
+    """It ends with the last of them."""
+    keys = APIKeys(store, prefix="acme", secret=secret)
+    async with keys:
+        async with keys:
+            new = await keys.create(name="ci")
+        assert await keys.verify(new.token)
+        assert keys.health().started
+    assert not keys.health().started
+
+
+async def test_what_one_request_does_to_metadata_no_other_sees(keys):
+    """The key is shared, so that it refuses, and a copy is one's own."""
+    metadata = {"plan": "pro", "tags": ["a", {"b": [1]}], "limits": {"rps": 5}}
+    new = await keys.create(name="ci", metadata=metadata)
+    await keys.verify(new.token)
+    key = await keys.verify(new.token)
+    assert key.metadata == metadata
+    assert json.loads(json.dumps(key.metadata)) == metadata
+    for change in (
+        lambda: key.metadata.__setitem__("plan", "free"),
+        lambda: key.metadata.update(plan="free"),
+        lambda: key.metadata.pop("plan"),
+        key.metadata.clear,
+        lambda: key.metadata.setdefault("x", 1),
+        lambda: key.metadata.__ior__({"x": 1}),
+        lambda: key.metadata["tags"].append("c"),
+        key.metadata["tags"][1]["b"].sort,
+        lambda: key.metadata["limits"].__delitem__("rps"),
+    ):
+        with pytest.raises(TypeError, match="copy its metadata"):
+            change()
+    for copied in (
+        copy.deepcopy(key.metadata),
+        pickle.loads(pickle.dumps(key.metadata)),
+        dict(key.metadata) | {},
+    ):
+        copied["plan"] = "free"
+        assert type(copied) is dict
+    deep = copy.deepcopy(key.metadata)
+    deep["tags"][1]["b"].append(2)
+    assert (await keys.verify(new.token)).metadata == metadata
+    assert (await keys.update(key.id, metadata=deep)).metadata == deep
+
+
+async def test_a_key_that_changes_all_the_time_is_no_endless_loop(secret):
+    """Rather than go on forever it says that there is no telling."""
+
+    class Restless(MemoryStore):
+        async def load(self, key_id, **options):
+            found = await super().load(key_id, **options)
+            keys._loader.changed(key_id)
+            return found
+
+    async with APIKeys(Restless(), prefix="acme", secret=secret, **SILENT) as keys:
+        new = await keys.create(name="ci")
+        with pytest.raises(UnavailableError, match="changes faster"):
+            await keys.verify(new.token)
+
+
+async def test_health_tells_what_happened(keys, secret, wrong_secret):
+    """Hits, misses and refusals by code, and how old what is known is."""
+    new = await keys.create(name="ci")
+    for _ in range(4):
+        await keys.verify(new.token)
+    with pytest.raises(InvalidKeyError):
+        await keys.verify(wrong_secret(new.token))
+    health = keys.health()
+    assert (health.hits, health.misses, health.hit_rate) == (3, 1, 0.75)
+    assert health.refusals["invalid_key"] == 1
+    assert health.started
+    assert health.fresh
+    assert health.cached_keys == 1
+    assert 0 <= health.feed_age < 60
+    assert health.unwritten_usage == 1
+    await keys.flush()
+    assert keys.health().unwritten_usage == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("cached_keys", 0),
+        ("max_staleness", 0),
+        ("max_staleness", float("nan")),
+        ("max_staleness", 10**9),
+        ("poll_interval", 0),
+        ("poll_interval", 6),
+        ("usage_interval", 0),
+        ("unsealed_lookups", -1),
+    ],
+)
+def test_numbers_that_switch_something_off_are_refused(secret, option, value):
+    """The text names the option and its bounds."""
+    with pytest.raises(ConfigurationError, match=f"{option}.* must be .* to "):
+        APIKeys(MemoryStore(), prefix="acme", secret=secret, **{option: value})
+
+
+def slow_key(ring: SecretRing, at) -> tuple[Token, KeyRecord, KeyEvent]:
+    """A key whose hash is argon2id at the least cost."""
+    token = Token.mint("acme", ring)
+    hasher = Hasher(ring, scheme="argon2id", memory_kib=7168, iterations=1)
+    key = APIKey(
+        id=token.key_id,
+        prefix="acme",
+        name="ci",
+        owner=None,
+        scopes=frozenset(),
+        metadata={},
+        created_at=at,
+    )
+    event = KeyEvent(key_id=token.key_id, at=at, action="created", actor=None, details={})
+    return token, KeyRecord(key, hasher.hash(token)), event
+
+
+async def test_wrong_secrets_for_a_slow_hash_share_the_few_lookups(secret, clock, wrong_secret):
+    """Whoever knows a key id cannot keep the cores busy with it."""
+    ring, store = SecretRing(secret), MemoryStore()
+    async with APIKeys(store, prefix="acme", secret=ring, unsealed_lookups=2) as keys:
+        token, record, event = slow_key(ring, clock.now)
+        await store.insert([(record, event)])
+        outcomes = []
+        for _ in range(20):
+            try:
+                await keys.verify(wrong_secret(token.reveal()))
+            except (InvalidKeyError, UnavailableError) as error:
+                outcomes.append(type(error))
+        assert outcomes.count(InvalidKeyError) <= 4
+        assert await keys.verify(token)
+        with pytest.raises(InvalidKeyError):  # known by now to be wrong, without any work
+            await keys.verify(wrong_secret(token.reveal()))
+
+
+async def test_argon2_waits_for_a_core_and_not_for_long(secret, clock, monkeypatch):
+    """Past two seconds there is no telling, and a cancelled request leaves its core to nobody."""
+    monkeypatch.setattr("keylatch.loading._PATIENCE", 0.05)
+    ring, store = SecretRing(secret), MemoryStore()
+    async with APIKeys(store, prefix="acme", secret=ring) as keys:
+        made = [slow_key(ring, clock.now) for _ in range(4)]
+        await store.insert([(record, event) for _, record, event in made])
+        stretching = keys._loader._stretching
+        stretching._cores = 1
+        release, running = asyncio.Event(), 0
+        loop = asyncio.get_running_loop()
+        run = stretching.run
+
+        async def held(work):
+            def blocking():
+                nonlocal running
+                running += 1
+                asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
+                work()
+
+            await run(blocking)
+
+        stretching.run = held
+        first = asyncio.create_task(keys.verify(made[0][0]))
+        await asyncio.sleep(0.02)
+        first.cancel()
+        for token, *_ in made[1:]:
+            with pytest.raises(UnavailableError, match="busy with argon2id"):
+                await keys.verify(token)
+        assert running == 1
+        release.set()
+        stretching.run = run
+        assert await keys.verify(made[1][0])
+        assert await keys.verify(made[0][0])
+
+
+async def test_argon2_does_not_stop_the_event_loop(secret, clock):
+    """Many cold verifications at once, and everything else goes on meanwhile."""
+    ring, store = SecretRing(secret), MemoryStore()
+    async with APIKeys(store, prefix="acme", secret=ring) as keys:
+        made = [slow_key(ring, clock.now) for _ in range(40)]
+        await store.insert([(record, event) for _, record, event in made])
+        beats = 0
+
+        async def beat():
+            nonlocal beats
+            while True:
+                await asyncio.sleep(0.001)
+                beats += 1
+
+        heart = asyncio.create_task(beat())
+        outcomes = await asyncio.gather(
+            *(keys.verify(token) for token, *_ in made), return_exceptions=True
+        )
+        heart.cancel()
+        assert any(isinstance(each, APIKey) for each in outcomes)
+        assert all(isinstance(each, APIKey | UnavailableError) for each in outcomes)
+        assert beats > 20
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_begins_anew(tmp_path, secret):
+    """What the parent had cached, the child does not have, nor the uses that it counted."""
+    url = f"sqlite+aiosqlite:///{tmp_path}/keys.db"
+    keys = APIKeys(url, prefix="acme", secret=secret, **SILENT)
+
+    async def parent():
+        await keys.__aenter__()
+        new = await keys.create(name="ci")
+        await keys.verify(new.token)
+        await keys.verify(new.token)
+        return new
+
+    async def child(new):
+        health = keys.health()
+        assert (health.cached_keys, health.hits, health.unwritten_usage) == (0, 0, 0)
+        assert not health.started
+        assert await keys.verify(new.token) == new.key
+        async with keys:
+            assert await keys.verify(new.token) == new.key
+            assert keys.health().cached_keys == 1
+
+    loop = asyncio.new_event_loop()
+    new = loop.run_until_complete(parent())
+    pid = os.fork()
+    if pid == 0:
+        try:
+            asyncio.run(child(new))
+        except BaseException:  # noqa: BLE001 - nothing may run on in the child
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert keys.health().started
+    loop.run_until_complete(keys.__aexit__(None, None, None))
+    loop.close()
+    assert os.waitstatus_to_exitcode(status) == 0
