@@ -28,6 +28,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from keylatch.drivers import engine_of, first_line, is_conflict
 from keylatch.errors import ConfigurationError, UnavailableError
+from keylatch.listening import listen, listen_in_thread
 from keylatch.threads import Attempt, Threads
 
 T = TypeVar("T")
@@ -99,6 +100,39 @@ class Database:
             raise failure
         finally:
             del failure
+
+    async def listen(self, channel: str, heard: Callable[[str], None]) -> None:
+        """Calls ``heard`` with what PostgreSQL is told on a channel, until it is cancelled.
+
+        Raises:
+            UnavailableError: The connection was lost, or there is none to be had.
+        """
+        self._leave_inherited_connections()
+        try:
+            if isinstance(self.engine, AsyncEngine):
+                await listen(self.engine, channel, heard, patience=self._deadline)
+            else:
+                await self._listen_in_a_thread(self.engine, channel, heard)
+        except (DBAPIError, InvalidRequestError, PoolTimeoutError, OSError) as error:
+            failure = self._failure(error)
+        # Not while the other one is handled, as above.
+        try:
+            raise failure
+        finally:
+            del failure
+
+    async def _listen_in_a_thread(
+        self, engine: sa.Engine, channel: str, heard: Callable[[str], None]
+    ) -> None:
+        loop, attempt = asyncio.get_running_loop(), Attempt()
+
+        def blocking() -> None:
+            for told in listen_in_thread(engine, channel):
+                attempt.go_on()
+                if told is not None:
+                    loop.call_soon_threadsafe(heard, told)
+
+        await self._threads.give(blocking, attempt)
 
     async def close(self) -> None:
         """Closes the connections of an engine that was made here. It may be used again."""

@@ -22,6 +22,8 @@ _PORTION: Final = 1000
 # Seconds for which a transaction may stay open, from the first entry it writes, and be noticed
 # when it commits. What takes longer is found when its key is read anew, after five minutes.
 _PATIENCE: Final = 3600
+# Seconds until a connection is made again that was lost.
+_PAUSE: Final = 1
 # Stretches of missing numbers that are asked for at most, the latest ones.
 _MOST_GAPS: Final = 256
 
@@ -121,6 +123,37 @@ class Poll:
             else:
                 self._gaps.fill(mark.number)
         self._gaps.forget()
+
+
+class Notify:
+    """Hears of changes the moment they commit, beside a poll, which misses none.
+
+    Args:
+        engine: Where changed keys are evicted.
+        store: Tells.
+        poll: Looks at once where something may have been missed.
+    """
+
+    def __init__(self, engine: Engine, store: Store, poll: Poll) -> None:
+        self._engine = engine
+        self._store = store
+        self._poll = poll
+
+    async def run(self) -> None:
+        """Listens until it is cancelled."""
+        while True:
+            try:
+                await self._store.listen(self._heard)
+            except KeylatchError:
+                pass  # the store has said why in the log
+            except Exception:
+                logger.exception("listening for changes failed, and goes on")
+            self._poll.wake()
+            await asyncio.sleep(_PAUSE)
+
+    def _heard(self, key_id: str) -> None:
+        with suppress(ValueError):  # anybody may write on the channel
+            self._engine.evict(key_id)
 
 
 class Gaps:

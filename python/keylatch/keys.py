@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from keylatch import bounds
 from keylatch._native import Engine as NativeEngine
@@ -24,7 +24,7 @@ from keylatch.errors import (
     MissingKeyError,
     UnavailableError,
 )
-from keylatch.feed import Poll
+from keylatch.feed import Notify, Poll
 from keylatch.loading import Loader
 from keylatch.management import KeyManagement
 from keylatch.moments import to_microseconds
@@ -62,6 +62,8 @@ class APIKeys(KeyManagement):
         cached_keys: How many keys are kept in memory, at less than a kilobyte each, once the
             collection is started.
         max_staleness: For how many seconds they count after changes were last heard of.
+        feed: ``poll`` looks for changes; ``notify`` also hears of them at once, from PostgreSQL
+            only, and takes a connection for it.
         poll_interval: Seconds from one look for changes to the next.
         usage_interval: Seconds from one writing of ``use_count`` and ``last_used_at`` to the next.
         unsealed_lookups: How many tokens a second, in this process, may be looked up in the
@@ -82,6 +84,7 @@ class APIKeys(KeyManagement):
         clock: Callable[[], datetime] | None = None,
         cached_keys: int = 100_000,
         max_staleness: float = 10.0,
+        feed: Literal["poll", "notify"] = "poll",
         poll_interval: float = 1.0,
         usage_interval: float = 10.0,
         unsealed_lookups: int = 50,
@@ -101,6 +104,13 @@ class APIKeys(KeyManagement):
         finally:
             # A traceback with locals must show neither; a URL may hold a password.
             del secret, database
+        if feed not in ("poll", "notify"):
+            raise ConfigurationError('feed is "poll" or "notify"')
+        if feed == "notify" and not self._store.notifies:
+            raise ConfigurationError(
+                'feed="notify" needs PostgreSQL, through asyncpg or psycopg: leave it out elsewhere'
+            )
+        self._listens = feed == "notify"
         self._timed = clock is not None
         self._make_engine: Callable[[], NativeEngine] = functools.partial(
             NativeEngine,
@@ -163,6 +173,9 @@ class APIKeys(KeyManagement):
             asyncio.create_task(self._feed.run(), name="keylatch-feed"),
             asyncio.create_task(self._usage.run(), name="keylatch-usage"),
         ]
+        if self._listens:
+            notify = Notify(self._engine, self._store, self._feed)
+            self._tasks.append(asyncio.create_task(notify.run(), name="keylatch-notify"))
         return self
 
     async def __aexit__(

@@ -110,6 +110,15 @@ class MemoryStore:
             return self._marks[-limit:]
         return [mark for mark in self._marks if mark.number >= after][:limit]
 
+    @property
+    def notifies(self) -> bool:
+        """Nobody else could be told."""
+        return False
+
+    async def listen(self, heard: Callable[[str], None]) -> None:
+        """Refuses: nobody else could change a key."""
+        raise ConfigurationError("the store in memory has nothing to listen to")
+
     async def record_usage(self, uses: Sequence[Use]) -> list[Use]:
         """Adds uses to the counts of keys."""
         for use in uses:

@@ -15,6 +15,7 @@ from sqlalchemy.pool import StaticPool
 from keylatch import schema, statements
 from keylatch.engines import Database
 from keylatch.errors import ConfigurationError, UnavailableError
+from keylatch.listening import can_listen
 from keylatch.listing import Cursor, KeyFilter
 from keylatch.records import APIKey, Change, KeyEvent, KeyRecord, Mark, Use
 from keylatch.store import Connection, Decide
@@ -169,6 +170,21 @@ class SQLAlchemyStore:
         """Reads entries of the audit trail, in their order."""
         unit = partial(statements.changes, after=after, missing=missing, limit=limit)
         return await self._database.run(unit)
+
+    @property
+    def notifies(self) -> bool:
+        """Whether this is PostgreSQL, with a driver whose notifications are known here."""
+        return can_listen(self._database.engine)
+
+    async def listen(self, heard: Callable[[str], None]) -> None:
+        """Calls ``heard`` with the id of each key that changes, as soon as the change commits.
+
+        Takes a connection of the engine's for itself, beside its pool.
+
+        Raises:
+            UnavailableError: The connection was lost.
+        """
+        await self._database.listen(statements.CHANNEL, heard)
 
     async def record_usage(self, uses: Sequence[Use]) -> list[Use]:
         """Adds uses to the counts of keys, in one transaction."""

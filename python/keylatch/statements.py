@@ -61,6 +61,12 @@ _ADD_USES: Final = {
     "mysql": sa.text(_ADD_TO_MARIADB),
     "mariadb": sa.text(_ADD_TO_MARIADB),
 }
+# What PostgreSQL's notifications of changed keys are sent on.
+CHANNEL: Final = "keylatch"
+_NOTIFY: Final = sa.text(
+    "SELECT pg_notify(:channel, key_id) "
+    "FROM json_array_elements_text(CAST(:key_ids AS json)) AS key_id"
+)
 _FIELDS: Final = tuple(APIKey.__dataclass_fields__)
 _KEY: Final = sa.select(*(api_keys.c[name] for name in _FIELDS))
 _RECORD: Final = _KEY.add_columns(api_keys.c.hash)
@@ -261,6 +267,10 @@ def _write_events(connection: sa.Connection, new: Sequence[KeyEvent]) -> None:
     if new:
         rows = [{name: getattr(event, name) for name in names} for event in new]
         connection.execute(sa.insert(api_key_events), rows)
+    # With the commit, whoever makes it. A new key is known to nobody yet.
+    changed = [event.key_id for event in new if event.action != "created"]
+    if changed and connection.dialect.name == "postgresql":
+        connection.execute(_NOTIFY, {"channel": CHANNEL, "key_ids": json.dumps(changed)})
 
 
 def _lock(connection: sa.Connection, key_id: str) -> KeyRecord | None:

@@ -83,6 +83,16 @@ class Store(Protocol):
         first ones up to the limit; the latest ones up to the limit if it is None.
         """
 
+    @property
+    def notifies(self) -> bool:
+        """Whether there is a ``listen`` that works."""
+
+    async def listen(self, heard: Callable[[str], None]) -> None:
+        """Calls ``heard`` with the id of each key that changes, as soon as the change commits.
+
+        Goes on until it is cancelled. ``UnavailableError`` when the connection is lost.
+        """
+
     async def record_usage(self, uses: Sequence[Use]) -> list[Use]:
         """Adds uses to the counts of keys, and touches nothing else of them, in one transaction.
 
