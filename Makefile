@@ -25,6 +25,7 @@ check: lint test ## Exactly what CI runs.
 
 rust-test: $(VENV)/.pip
 	cargo test --locked --quiet
+	cargo test --locked --quiet --features shuttle interleavings
 
 python-test: $(VENV)/.wheel $(VENV)/.dev
 	$(BIN)/python -m pytest
@@ -54,6 +55,9 @@ soak: $(VENV)/.wheel $(VENV)/.dev ## Tries random lives of keys, races and crash
 
 bench: $(VENV)/.wheel $(VENV)/.dev ## Measures the native core beside pure Python, argon2-cffi and bcrypt.
 	$(BIN)/python benches/native.py --json benches/results/native.json
+
+bench-timing: $(VENV)/.wheel $(VENV)/.dev ## Tries to tell by the clock what must not be told: five minutes.
+	$(BIN)/python benches/timing.py --json benches/results/timing.json
 
 bench-million: $(VENV)/.wheel $(VENV)/.dev ## Measures a million keys beside a thousand, in each kind of database: half an hour.
 	$(BIN)/python benches/million.py --json benches/results/million.json

@@ -17,7 +17,7 @@ from keylatch._native import Engine, Row, Token
 from keylatch.errors import InvalidHashError, UnavailableError
 from keylatch.frozen import frozen
 from keylatch.moments import to_microseconds
-from keylatch.records import APIKey, KeyRecord
+from keylatch.records import DECOY, APIKey, KeyRecord
 from keylatch.store import Store
 
 logger = logging.getLogger("keylatch")
@@ -155,6 +155,8 @@ class Loader:
             settled = self._settle(key_id)
             epoch = self._engine.epoch(key_id)
             record = await self._store.load(key_id)
+            if record is None:
+                self._row(key_id, epoch, DECOY, keep=False)  # it must take as long
             return self._row(key_id, epoch, record, keep=keep and settled)
         except InvalidHashError as error:
             return self._unverifiable(key_id, error)

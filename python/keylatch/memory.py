@@ -7,7 +7,7 @@ from datetime import datetime
 
 from keylatch.errors import ConfigurationError
 from keylatch.listing import Cursor, KeyFilter
-from keylatch.records import APIKey, Change, KeyEvent, KeyRecord, Mark, Use
+from keylatch.records import DECOY, APIKey, Change, KeyEvent, KeyRecord, Mark, Use
 from keylatch.store import Connection, Decide, DuplicateKeyError
 
 
@@ -43,7 +43,8 @@ class MemoryStore:
     async def load(self, key_id: str, *, connection: Connection | None = None) -> KeyRecord | None:
         """Reads a key by its id."""
         _refuse(connection)
-        return deepcopy(self._records.get(key_id))
+        found = deepcopy(self._records.get(key_id, DECOY))
+        return found if key_id in self._records else None
 
     async def select(
         self,

@@ -6,7 +6,7 @@ Of frameworks it knows one thing, without importing any: how to keep Pydantic fr
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Final, Literal, NoReturn
 
@@ -114,6 +114,22 @@ class KeyRecord:
 
     key: APIKey
     hash: str = field(repr=False)
+
+
+# Stands where there is no key, so that finding none takes as long as finding one. Opens nothing.
+DECOY: Final = KeyRecord(
+    APIKey(
+        id="0" * 16,
+        prefix="decoy",
+        name="a key that is not there",
+        owner="nobody",
+        scopes=frozenset({"items:read"}),
+        metadata={},
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        expires_at=datetime(2026, 1, 1, tzinfo=UTC),
+    ),
+    f"$hmac-sha256$v=1$kid=decoy${'A' * 22}${'A' * 43}",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
