@@ -23,15 +23,18 @@ LEFT_OUT += [
     "tests/faults",
     "tests/test_bench_million.py",
     "tests/test_crash.py",
+    "tests/test_feed.py",
     "tests/test_host_alembic.py",
     "tests/test_host_connections.py",
     "tests/test_isolation.py",
     "tests/test_migrations.py",
     "tests/test_model.py",
+    "tests/test_notify.py",
     "tests/test_query_plans.py",
     "tests/test_races.py",
     "tests/test_schema.py",
     "tests/test_transactions.py",
+    "tests/test_workers.py",
 ]
 VERSION = "import sys; print('%d.%d' % sys.version_info[:2] + sys.abiflags.replace('d', ''))"
 
