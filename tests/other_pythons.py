@@ -82,7 +82,9 @@ def run_free_threaded(version: str, interpreter: str) -> None:
     build += ["--target-dir", str(TARGET / "free-threaded"), "--out", str(wheels)]
     subprocess.run([*build, "--interpreter", interpreter], check=True, cwd=ROOT)
     (wheel,) = wheels.glob("*.whl")
-    python = install(version, interpreter, wheel, "pytest", "hypothesis", "argon2-cffi")
+    python = install(
+        version, interpreter, wheel, "pytest", "pytest-xdist", "hypothesis", "argon2-cffi"
+    )
     # On its own, and past PYTHON_GIL: a module that needs the GIL turns it on when imported.
     probe = "import sys, keylatch._native; sys.exit(sys._is_gil_enabled())"
     subprocess.run([python, "-I", "-W", "error", "-c", probe], check=True)
