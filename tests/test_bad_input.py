@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import create_async_engine
+from subject import as_elsewhere
 
 from keylatch import APIKeys, SecretRing
 from keylatch.errors import (
@@ -351,6 +352,7 @@ async def test_what_one_worker_revokes_is_refused_by_the_other(tmp_path, secret)
         APIKeys(path, prefix="acme", secret=secret) as one,
         APIKeys(path, prefix="acme", secret=secret) as two,
     ):
+        as_elsewhere(two)
         new = await one.create(name="ci")
         assert await two.verify(new.token)
         await one.revoke(new.key.id)

@@ -187,6 +187,46 @@ async def test_applications_may_share_a_collection(store, secret):
     assert not keys.health().started
 
 
+async def test_collections_of_one_process_share_what_they_change(store, secret):
+    """Whichever of them revokes, all refuse at once: no look for changes comes between."""
+    async with (
+        APIKeys(store, prefix="acme", secret=secret, **SILENT) as keys,
+        APIKeys(store, prefix=["acme", "partner"], secret=secret, **SILENT) as partners,
+    ):
+        new = await keys.create(name="ci", owner="ada")
+        other = await keys.create(name="ci", owner="bob")
+        for token in (new.token, other.token):
+            assert await partners.verify(token)
+        await keys.revoke(new.key.id)
+        await keys.revoke_all(owner="bob")
+        for token in (new.token, other.token):
+            with pytest.raises(RevokedKeyError):
+                await partners.verify(token)
+
+
+async def test_a_transaction_that_changes_many_keys_is_no_burden(host, host_keys):
+    """Thousands of keys whose fate is open until it commits, and then none."""
+    made = [await host_keys.create(name="ci", owner="ada") for _ in range(5)]
+    loader = host_keys._loader
+    open_for_long = [True]
+    loader.doubt([f"{number:016}" for number in range(20_000)], lambda: not open_for_long[0])
+    async with host.transaction() as transaction:
+        await host_keys.revoke_all(owner="ada", connection=transaction.connection)
+        assert len(loader._doubts) == 20_005
+        await transaction.commit()
+    for new in made:
+        with pytest.raises(RevokedKeyError):
+            await host_keys.verify(new.token)
+    open_for_long[0] = False
+    async with host.transaction() as transaction:
+        await host_keys.update(
+            (await host_keys.create(name="ci")).key.id,
+            name="renamed",
+            connection=transaction.connection,
+        )
+        assert len(loader._doubts) == 1
+
+
 async def test_what_one_request_does_to_metadata_no_other_sees(keys):
     """The key is shared, so that it refuses, and a copy is one's own."""
     metadata = {"plan": "pro", "tags": ["a", {"b": [1]}], "limits": {"rps": 5}}
@@ -227,7 +267,7 @@ async def test_a_key_that_changes_all_the_time_is_no_endless_loop(secret):
     class Restless(MemoryStore):
         async def load(self, key_id, **options):
             found = await super().load(key_id, **options)
-            keys._loader.changed(key_id)
+            keys._loader.evict([key_id])
             return found
 
     async with APIKeys(Restless(), prefix="acme", secret=secret, **SILENT) as keys:

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
-from subject import SILENT
+from subject import SILENT, as_elsewhere
 
 from keylatch import APIKeys
 from keylatch.errors import RevokedKeyError, UnavailableError
@@ -23,7 +23,7 @@ async def other(host, secret, clock):
     async with APIKeys(
         host.engine, prefix="acme_live", secret=secret, clock=clock, **SILENT
     ) as other:
-        yield other
+        yield as_elsewhere(other)
 
 
 async def revoked(keys, token: str) -> bool:
@@ -91,6 +91,7 @@ async def test_a_transaction_that_was_open_at_the_start_is_heard_of(host, host_k
         async with APIKeys(
             host.engine, prefix="acme_live", secret=secret, clock=clock, **SILENT
         ) as other:
+            as_elsewhere(other)
             assert not await revoked(other, slow.token)
             await transaction.commit()
             await other._feed.once()

@@ -26,7 +26,7 @@ from model import Model, RefusedError, json_text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import await_only
 from stores import key_database
-from subject import SILENT
+from subject import SILENT, as_elsewhere
 
 from keylatch import APIKeys, SecretRing, Token, management
 from keylatch.errors import KeylatchError, KeyStateError
@@ -224,7 +224,7 @@ class World:
     async def open(self) -> None:
         """Opens all connections."""
         for keys in self.workers:
-            await keys.__aenter__()
+            as_elsewhere(await keys.__aenter__())
 
     async def close(self) -> None:
         """Closes them."""

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import sqlalchemy as sa
 from databases import kill_connections
-from subject import SILENT, core
+from subject import SILENT, as_elsewhere, core
 
 from keylatch import APIKeys
 from keylatch.errors import ConfigurationError, RevokedKeyError
@@ -33,7 +33,7 @@ async def other(request, host, secret, clock):
     options = {"secret": secret, "clock": clock} | SILENT
     async with APIKeys(database, prefix="acme_live", feed="notify", **options) as other:
         await listening(host)
-        yield other
+        yield as_elsewhere(other)
 
 
 async def listening(host) -> None:

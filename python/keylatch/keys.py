@@ -129,6 +129,7 @@ class APIKeys(KeyManagement):
     def _begin_anew(self) -> None:
         """With an empty cache and keys of its own: at first, and in the child after a fork."""
         self._engine = self._make_engine()
+        self._loader = Loader(self._engine, self._store)
         self._inherited = self._tasks  # a task that goes unfinished would be complained about
         self._tasks = []
         self._starts = 0
@@ -138,7 +139,6 @@ class APIKeys(KeyManagement):
     def _attach(self) -> None:
         """With what belongs to one event loop."""
         poll_interval, usage_interval = self._intervals
-        self._loader = Loader(self._engine, self._store)
         self._feed = Poll(self._engine, self._store, interval=poll_interval)
         self._usage = UsageWriter(self._engine, self._store, interval=usage_interval)
 

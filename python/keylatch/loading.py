@@ -8,7 +8,9 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Callable
+import threading
+import weakref
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Final
@@ -45,8 +47,10 @@ class Loader:
         self._store = store
         self._loads: dict[str, asyncio.Task[Row | UnavailableError]] = {}
         self._doubts: dict[str, list[Over]] = {}
+        self._doubting = threading.Lock()
         self._stretching = Stretching()
         self._reported: set[str] = set()
+        _loaders.add(self)
 
     async def open(
         self, token: Token, required: frozenset[str] | None, now: int | None, *, cached: bool
@@ -91,23 +95,25 @@ class Loader:
                 return key
         raise UnavailableError(f"key {token.key_id} changes faster than it can be read")
 
-    def changed(self, key_id: str) -> None:
-        """Has a key be read anew: it was changed."""
-        self._engine.evict(key_id)
+    def doubt(self, key_ids: Iterable[str], over: Over) -> None:
+        """Has keys not be kept until a transaction is over which changes them.
 
-    def all_changed(self) -> None:
-        """Has every key be read anew."""
-        self._engine.flush()
-
-    def may_change(self, key_id: str, over: Over) -> None:
-        """Has a key not be kept until a transaction is over which changes it.
-
-        Nobody tells when that is: it is found out with the next token for this key.
+        Nobody tells when that is: it is found out with the next token for such a key.
         """
         for doubted in list(self._doubts):
             self._settle(doubted)
-        self._engine.evict(key_id)
-        self._doubts.setdefault(key_id, []).append(over)
+        with self._doubting:
+            for key_id in key_ids:
+                self._doubts.setdefault(key_id, []).append(over)
+        self.evict(key_ids)
+
+    def evict(self, key_ids: Iterable[str] | None) -> None:
+        """Has keys be read anew; all of them, if it is None."""
+        if key_ids is None:
+            self._engine.flush()
+            return
+        for key_id in key_ids:
+            self._engine.evict(key_id)
 
     async def close(self) -> None:
         """Waits for what is being read, and lets go of threads."""
@@ -117,18 +123,17 @@ class Loader:
 
     def _settle(self, key_id: str) -> bool:
         """Whether no transaction is open that changes a key."""
-        doubts = self._doubts.get(key_id)
-        if doubts is None:
+        if key_id not in self._doubts:
             return True
-        left = [over for over in doubts if not over()]
+        with self._doubting:
+            doubts = self._doubts.pop(key_id, [])
+            left = [over for over in doubts if not over()]
+            if left:
+                self._doubts[key_id] = left
         if len(left) < len(doubts):
             # Whatever was read before it was over is out of date now.
             self._engine.evict(key_id)
-        if left:
-            self._doubts[key_id] = left
-            return False
-        self._doubts.pop(key_id, None)
-        return True
+        return not left
 
     def _admit(self, token: Token) -> None:
         if not self._engine.admits(token):
@@ -195,6 +200,25 @@ class Loader:
             self._reported.add(reason)
             logger.error("key %s, and maybe others, cannot be verified: %s", key_id, reason)
         return UnavailableError(f"key {key_id} cannot be verified: {reason}")
+
+
+# All of this process: collections may share a database, and what one of them changes is changed for
+# the others at once.
+_loaders: weakref.WeakSet[Loader] = weakref.WeakSet()
+
+
+def changed(key_ids: Iterable[str] | None, over: Over | None = None) -> None:
+    """Has every collection of this process read keys anew, and once more when something is over.
+
+    Args:
+        key_ids: The keys; None for all that there are.
+        over: Tells whether the transaction that changes them is over; None if it is.
+    """
+    for loader in list(_loaders):
+        if over is None or key_ids is None:
+            loader.evict(key_ids)
+        else:
+            loader.doubt(key_ids, over)
 
 
 class Stretching:

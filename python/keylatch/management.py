@@ -11,11 +11,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from keylatch import bounds, changes
+from keylatch import bounds, changes, loading
 from keylatch._native import Hasher, SecretRing, Token
 from keylatch.errors import UnavailableError, UnknownKeyError
 from keylatch.listing import Cursor, KeyFilter
-from keylatch.loading import Loader
 from keylatch.records import (
     UNCHANGED,
     APIKey,
@@ -53,7 +52,6 @@ class KeyManagement:
     """
 
     _prefixes: Sequence[str]
-    _loader: Loader  # replaced when it starts
 
     def __init__(self, store: Store, ring: SecretRing, clock: Callable[[], datetime]) -> None:
         self._store = store
@@ -378,7 +376,7 @@ class KeyManagement:
             try:
                 changed = await self._store.change_owned(owner, decide, connection=connection)
             except BaseException:
-                self._loader.all_changed()  # those of an owner that it got to are not known
+                loading.changed(None)  # those of an owner that it got to are not known
                 raise
             changed_ids |= {change.key.id for change in changed}
         return [change.key.id for change in changed]
@@ -443,11 +441,7 @@ class KeyManagement:
         try:
             yield key_ids
         finally:
-            for key_id in key_ids:
-                if over is None:
-                    self._loader.changed(key_id)
-                else:
-                    self._loader.may_change(key_id, over)
+            loading.changed(key_ids, over)
 
     def _revocation(self, reason: str | None, actor: str | None) -> Callable[[KeyRecord], Change]:
         reason, actor = bounds.optional_text(reason, "reason"), bounds.optional_text(actor, "actor")
