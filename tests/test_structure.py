@@ -79,8 +79,12 @@ PYTHON_ARROWS = {
         "store",
         "usage",
     },
-    "fastapi": {"_native", "bounds", "errors", "keys", "records"},
     "prometheus": {"keys"},
+    "challenges": {"errors"},
+    "gate": {"_native", "challenges", "errors", "keys", "records"},
+    "paths": {"errors"},
+    "asgi": {"bounds", "challenges", "errors", "gate", "keys", "paths", "records"},
+    "fastapi": {"bounds", "challenges", "errors", "gate", "keys", "records"},
     "cli_output": {"errors", "records"},
     "cli_options": set(),
     "cli_tokens": {"_native", "errors"},
@@ -223,7 +227,7 @@ def test_importing_keylatch_imports_no_framework():
     loaded = loaded_by("import keylatch")
     assert not loaded & {"fastapi", "starlette", "sqlalchemy", "pydantic", "typer", "rich"}
     before = loaded_by("pass")
-    for statement in ("import keylatch", "import keylatch.memory, keylatch.errors"):
+    for statement in ("import keylatch", "import keylatch.memory, keylatch.errors, keylatch.asgi"):
         assert loaded_by(statement) - before - sys.stdlib_module_names == {"keylatch"}
 
 

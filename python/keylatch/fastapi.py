@@ -17,26 +17,14 @@ from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
-from keylatch import bounds
-from keylatch._native import TokenHeaders
-from keylatch.errors import (
-    AmbiguousCredentialsError,
-    AuthenticationError,
-    ConfigurationError,
-    ExpiredKeyError,
-    InsufficientScopeError,
-    MissingKeyError,
-    RateLimitedError,
-    RevokedKeyError,
-    UnavailableError,
-)
+from keylatch import bounds, challenges
+from keylatch.errors import AuthenticationError, UnavailableError
+from keylatch.gate import Gate
 from keylatch.keys import APIKeys
 from keylatch.records import APIKey
 
 # What the name of a component of an OpenAPI document may not hold (OpenAPI 3.1, section 4.8.7).
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]")
-# The characters of a quoted-string (RFC 9110, section 5.6.4) that need no escape.
-_REALM: Final = re.compile(r"[\x20!\x23-\x5b\x5d-\x7e]{1,64}")
 
 
 class RefusedError(HTTPException):
@@ -51,8 +39,7 @@ class RefusedError(HTTPException):
     def __init__(
         self, error: AuthenticationError | UnavailableError, headers: dict[str, str]
     ) -> None:
-        detail = error.public_text if isinstance(error, UnavailableError) else str(error)
-        super().__init__(error.status, detail, headers)
+        super().__init__(error.status, challenges.detail(error), headers)
         self.error = error
 
 
@@ -66,7 +53,7 @@ async def unavailable_error_handler(request: Request, error: Exception) -> Respo
     """
     if not isinstance(error, UnavailableError):
         raise error
-    return await http_exception_handler(request, _later(error))
+    return await http_exception_handler(request, RefusedError(error, challenges.retry_after(error)))
 
 
 class APIKeyAuth(SecurityBase):
@@ -99,17 +86,9 @@ class APIKeyAuth(SecurityBase):
         realm: str = "api",
         scheme_name: str = "APIKey",
     ) -> None:
-        if not _REALM.fullmatch(realm):
-            raise ConfigurationError(
-                "a realm is 1 to 64 printable ASCII characters without quotes or backslashes"
-            )
-        if isinstance(headers, str):
-            raise ConfigurationError('headers is a list of names, such as ["X-API-Key"], not one')
-        headers = list(headers)
-        self.keys = keys
+        self._gate = Gate(keys, bearer=bearer, headers=headers, realm=realm)
+        headers = self._gate.headers
         self.scheme_name = scheme_name
-        self._headers = TokenHeaders(bearer=bearer, names=headers)
-        self._challenge = f'{"Bearer" if bearer else "APIKey"} realm="{realm}"'
         schemes = [_header_scheme(name) for name in headers]
         self.model = BearerScheme(description=_description(headers)) if bearer else schemes.pop(0)
         self._other_schemes = {
@@ -121,12 +100,25 @@ class APIKeyAuth(SecurityBase):
     def __repr__(self) -> str:
         return f"APIKeyAuth({self.keys!r})"
 
+    @property
+    def keys(self) -> APIKeys:
+        """The collection that the keys belong to."""
+        return self._gate.keys
+
     async def __call__(self, connection: HTTPConnection, scopes: SecurityScopes) -> APIKey:
-        """Verifies the request's key. Raises RefusedError, which FastAPI answers with."""
+        """Verifies the request's key, if no ``keylatch.asgi.APIKeyMiddleware`` has done so before.
+
+        Raises:
+            RefusedError: It may not pass; FastAPI answers with that.
+        """
         required = _required(tuple(scopes.scopes))
+        gate = self._gate
         try:
-            return await self.keys.authenticate(
-                connection.scope["headers"], sources=self._headers, scopes=required
+            passed = gate.passed(connection.scope, required)
+            if passed is not None:
+                return passed
+            return await gate.keys.authenticate(
+                connection.scope["headers"], sources=gate.sources, scopes=required
             )
         except (AuthenticationError, UnavailableError) as error:
             raise self._refusal(error) from error
@@ -166,25 +158,7 @@ class APIKeyAuth(SecurityBase):
                     either += [other for other in others if other not in either]
 
     def _refusal(self, error: AuthenticationError | UnavailableError) -> RefusedError:
-        match error:
-            case UnavailableError() | RateLimitedError():
-                return _later(error)
-            case MissingKeyError():
-                challenge = self._challenge
-            case AmbiguousCredentialsError():
-                challenge = f'{self._challenge}, error="invalid_request"'
-            case InsufficientScopeError():
-                scope = " ".join(sorted(error.required))
-                challenge = f'{self._challenge}, error="insufficient_scope", scope="{scope}"'
-            case ExpiredKeyError() | RevokedKeyError():
-                challenge = f'{self._challenge}, error="invalid_token", error_description="{error}"'
-            case _:
-                challenge = f'{self._challenge}, error="invalid_token"'
-        return RefusedError(error, {"WWW-Authenticate": challenge})
-
-
-def _later(error: UnavailableError | RateLimitedError) -> RefusedError:
-    return RefusedError(error, {"Retry-After": str(error.retry_after)})
+        return RefusedError(error, self._gate.challenge.headers(error))
 
 
 @functools.lru_cache(maxsize=1024)

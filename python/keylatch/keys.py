@@ -19,6 +19,7 @@ from keylatch._native import Engine as NativeEngine
 from keylatch._native import SecretRing, Token, TokenHeaders, parse
 from keylatch.errors import (
     ConfigurationError,
+    InsufficientScopeError,
     InvalidKeyError,
     InvalidTokenError,
     MissingKeyError,
@@ -134,6 +135,7 @@ class APIKeys(KeyManagement):
         self._tasks = []
         self._starts = 0
         self._unavailable = 0
+        self._unpermitted = 0
         self._attach()
 
     def _attach(self) -> None:
@@ -267,6 +269,16 @@ class APIKeys(KeyManagement):
             del headers  # a traceback with locals must not show the token
         return found if isinstance(found, APIKey) else await self._look_up(found, required, now)
 
+    def permit(self, key: APIKey, required: frozenset[str]) -> None:
+        """Looks at the scopes of a key that has verified just now, and counts no further use.
+
+        Raises:
+            InsufficientScopeError: It lacks a scope.
+        """
+        if not required <= key.scopes:
+            self._unpermitted += 1
+            raise InsufficientScopeError(required, key.scopes)
+
     async def flush(self) -> None:
         """Writes the uses that were counted so far to the database, for tests and jobs.
 
@@ -280,6 +292,7 @@ class APIKeys(KeyManagement):
     def health(self) -> Health:
         """Tells how the collection does in this process, for a dashboard or a probe."""
         counts = self._engine.counts()
+        counts["insufficient_scope"] += self._unpermitted
         heard = self._feed.heard_at
         looked_up = counts["hits"] + counts["misses"]
         codes = (

@@ -1,0 +1,151 @@
+"""What asks for a key, and the note in a request's ASGI scope that it has: none asks twice.
+
+Knows the collection of keys and ASGI's scopes; no framework.
+"""
+
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from typing import Any, Final
+
+from keylatch._native import TokenHeaders
+from keylatch.challenges import Challenge
+from keylatch.errors import ConfigurationError
+from keylatch.keys import APIKeys
+from keylatch.records import APIKey
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+_ENTRY: Final = "keylatch"
+
+
+class Gate:
+    """Which collection is asked for the key that a request carries, and in which headers.
+
+    Args:
+        keys: The collection.
+        bearer: Whether ``Authorization: Bearer`` may carry the token.
+        headers: Other headers that may; their whole value is the token.
+        realm: What the keys are for, told to clients in ``WWW-Authenticate``.
+
+    Raises:
+        ConfigurationError: No header may carry the token, or a name is not one, or the realm
+            is outside its format.
+
+    Attributes:
+        keys: The collection.
+        headers: The other headers.
+        sources: All of them, as the native core takes them.
+        names: Their names, in lower case.
+        challenge: Tells a client what to send.
+    """
+
+    def __init__(self, keys: APIKeys, *, bearer: bool, headers: Sequence[str], realm: str) -> None:
+        self.challenge = Challenge(bearer=bearer, realm=realm)
+        if isinstance(headers, str):
+            raise ConfigurationError('headers is a list of names, such as ["X-API-Key"], not one')
+        self.keys = keys
+        self.headers = list(headers)
+        self.sources = TokenHeaders(bearer=bearer, names=self.headers)
+        names = [*self.headers, "authorization"] if bearer else self.headers
+        self.names = frozenset(name.lower().encode() for name in names)
+
+    def __repr__(self) -> str:
+        return f"Gate({self.keys!r})"
+
+    def passed(self, scope: Mapping[str, Any], required: frozenset[str]) -> APIKey | None:
+        """The key that the same collection has verified out of the same headers, if it has.
+
+        Its use is counted, so that only the scopes are looked at.
+
+        Args:
+            scope: The request's, of type ``http`` or ``websocket``.
+            required: The scopes that are needed, all of them, as ``bounds`` has checked them.
+
+        Raises:
+            InsufficientScopeError: The key lacks a scope.
+        """
+        try:
+            if _ENTRY not in scope:
+                return None
+            passed = _find(scope, self.keys, self)
+            if passed is None:
+                return None
+            self.keys.permit(passed.key, required)
+            return passed.key
+        finally:
+            del scope  # a traceback with locals must not show the token
+
+    def remember(self, scope: MutableMapping[str, Any], key: APIKey) -> None:
+        """Has every gate behind this one know the key that a request was verified with."""
+        # Into the scope itself, as Starlette's own middleware does: with a copy, whatever stands
+        # outside would not see the route that is found within.
+        scope[_ENTRY] = Passed(self, key, tuple(scope["headers"]), scope.get(_ENTRY))
+
+    def like(self, other: "Gate") -> bool:
+        """Whether another one asks the same collection for a key in the same headers."""
+        return self is other or (self.keys is other.keys and self.names == other.names)
+
+
+class Passed:
+    """That a request has passed a gate. Lies in its scope, where no client can put anything.
+
+    It holds for the headers that were verified only: an application may send requests of its own
+    through itself, with a copy of the scope and other headers.
+    """
+
+    __slots__ = ("gate", "headers", "key", "outer")
+
+    def __init__(
+        self, gate: Gate, key: APIKey, headers: tuple[tuple[bytes, bytes], ...], outer: object
+    ) -> None:
+        self.gate = gate
+        self.key = key
+        self.headers = headers
+        self.outer = outer
+        if outer is not None and not (isinstance(outer, Passed) and outer.holds_for(headers)):
+            self.outer = None  # of another request
+
+    def __repr__(self) -> str:
+        return f"Passed({self.key.id})"
+
+    def __reduce__(self) -> str:
+        raise TypeError("this belongs to one request and cannot be pickled or copied")
+
+    def holds_for(self, headers: Headers) -> bool:
+        """Whether these headers carry the credential that was verified."""
+        try:
+            given = tuple(headers)
+            if given == self.headers:
+                return True
+            return self._credentials(given) == self._credentials(self.headers)
+        except (AttributeError, TypeError, ValueError):
+            return False  # these are no headers, and verifying them says so
+
+    def _credentials(self, headers: Headers) -> list[tuple[bytes, bytes]]:
+        return [(name.lower(), value) for name, value in headers if name.lower() in self.gate.names]
+
+
+def passed_key(scope: Mapping[str, Any], keys: APIKeys) -> APIKey | None:
+    """The key that a collection has verified for a request, by the innermost gate."""
+    try:
+        passed = _find(scope, keys, None)
+        return None if passed is None else passed.key
+    finally:
+        del scope
+
+
+def _find(scope: Mapping[str, Any], keys: APIKeys, gate: Gate | None) -> Passed | None:
+    """What this very collection has verified. Another one may know another key of that id.
+
+    Out of other headers than the gate's does not count: a route that asks for ``X-Admin-Key``
+    means it.
+    """
+    try:
+        passed = scope.get(_ENTRY)
+        while isinstance(passed, Passed):
+            same = passed.gate.keys is keys if gate is None else gate.like(passed.gate)
+            if same and passed.holds_for(scope["headers"]):
+                return passed
+            passed = passed.outer
+        return None
+    finally:
+        del scope
