@@ -208,6 +208,7 @@ def ask() -> Callable[..., Any]:
         query: str = "",
         method: str = "GET",
         body: bytes = b"",
+        **others: Any,
     ) -> Answer:
         messages: list[dict[str, Any]] = []
 
@@ -224,13 +225,13 @@ def ask() -> Callable[..., Any]:
             "method": method,
             "scheme": "http",
             "path": path,
-            "raw_path": path.encode(),
+            "raw_path": path.encode("utf-8", "replace"),
             "query_string": query.encode("latin-1"),
             "root_path": "",
             "headers": headers or [],
             "client": ("127.0.0.1", 50000),
             "server": ("127.0.0.1", 8000),
-        }
+        } | others
         await app(scope, receive, send)
         start, *rest = messages
         return Answer(

@@ -1,0 +1,153 @@
+"""Protects whole ASGI applications, of any framework. Knows ASGI and the collection of keys."""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from keylatch import bounds, challenges
+from keylatch.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    RateLimitedError,
+    UnavailableError,
+)
+from keylatch.gate import Gate, passed_key
+from keylatch.keys import APIKeys
+from keylatch.paths import OpenPaths
+from keylatch.records import APIKey
+
+# Scope, receive and send. Each framework has types of its own for them, and none takes another's.
+ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
+
+_PROTECTED: Final = ("http", "websocket")
+# RFC 6455, section 7.4.1, and IANA's registry of close codes.
+_POLICY_VIOLATION: Final = 1008
+_TRY_AGAIN_LATER: Final = 1013
+
+
+class APIKeyMiddleware:
+    """Asks for an API key before an application sees a request or a WebSocket.
+
+    ``app.add_middleware(APIKeyMiddleware, keys=keys)`` in FastAPI and Starlette;
+    ``app = APIKeyMiddleware(app, keys)`` around any other ASGI application. The collection is
+    started as ever, by ``lifespan=keys.lifespan``; lifespan events pass through.
+
+    Refusals are those of ``keylatch.fastapi.APIKeyAuth``, to the byte. A WebSocket is refused
+    before it is accepted: with the same answer if the server can send it, else it is closed with
+    code 1008, or 1013 if it should come back later. An ``APIKeyAuth`` or a further middleware
+    within, of the same collection and the same headers, only looks at scopes; one of other
+    headers or of another collection verifies for itself.
+
+    A CORS preflight carries no key and is refused like anything else. Put ``CORSMiddleware``
+    outside, which answers preflights and lets browsers read refusals: in FastAPI and Starlette,
+    add it after this one.
+
+    Args:
+        app: The application.
+        keys: The collection that the keys belong to.
+        scopes: The scopes that are needed everywhere, all of them.
+        bearer: Whether ``Authorization: Bearer`` may carry the token.
+        headers: Other headers that may; their whole value is the token.
+        realm: What the keys are for, told to clients in ``WWW-Authenticate``.
+        exclude: Paths that stay open, for every method and for WebSockets: whole ones such as
+            ``/health``, or all that lies below one, such as ``/public/*``; as the application's
+            routes have them, without the root path that it is mounted at. A request whose path
+            has escapes, dots or empty segments needs a key all the same.
+
+    Raises:
+        ConfigurationError: No header may carry the token, or a name, the realm or a path to
+            exclude is outside its format.
+        ValueError: A scope is malformed.
+        TypeError: The scopes are not a list of names.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: APIKeys,
+        *,
+        scopes: Iterable[str] = (),
+        bearer: bool = True,
+        headers: Sequence[str] = ("X-API-Key",),
+        realm: str = "api",
+        exclude: Iterable[str] = (),
+    ) -> None:
+        self.app = app
+        self._gate = Gate(keys, bearer=bearer, headers=headers, realm=realm)
+        self._required = bounds.scopes(scopes)
+        self._open = OpenPaths(exclude) or None
+
+    def __repr__(self) -> str:
+        return f"APIKeyMiddleware({self._gate.keys!r})"
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Lets the application answer, or refuses.
+
+        Raises:
+            ConfigurationError: The scope is of a type that nobody knows how to protect.
+        """
+        gate = self._gate
+        try:
+            try:
+                if self._needs_key(scope) and gate.passed(scope, self._required) is None:
+                    key = await gate.keys.authenticate(
+                        scope["headers"], sources=gate.sources, scopes=self._required
+                    )
+                    gate.remember(scope, key)
+            except (AuthenticationError, UnavailableError) as error:
+                answer: Awaitable[None] = self._refuse(_way_out(scope), send, error)
+            else:
+                answer = self.app(scope, receive, send)
+        finally:
+            del scope  # a traceback with locals must not show the token
+        await answer
+
+    def _needs_key(self, scope: Mapping[str, Any]) -> bool:
+        try:
+            kind = scope["type"]
+            if kind in _PROTECTED:
+                return self._open is None or not self._open.has(scope)
+        finally:
+            del scope
+        if kind == "lifespan":
+            return False
+        raise ConfigurationError(
+            f"APIKeyMiddleware protects http and websocket, and cannot tell what {kind!r} is: "
+            "put it around an application that is not asked for that"
+        )
+
+    async def _refuse(
+        self, way_out: str | None, send: Any, error: AuthenticationError | UnavailableError
+    ) -> None:
+        if way_out is None:
+            later = isinstance(error, UnavailableError | RateLimitedError)
+            code = _TRY_AGAIN_LATER if later else _POLICY_VIOLATION
+            await send({"type": "websocket.close", "code": code, "reason": ""})
+            return
+        body = challenges.body(error)
+        headers = self._gate.challenge.headers(error)
+        headers |= {"content-length": str(len(body)), "content-type": "application/json"}
+        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": f"{way_out}.start", "status": error.status, "headers": raw})
+        await send({"type": f"{way_out}.body", "body": body, "more_body": False})
+
+
+def verified_key(scope: Mapping[str, Any], keys: APIKeys) -> APIKey | None:
+    """The key that the middleware has verified: ``verified_key(request.scope, keys)``.
+
+    None on an excluded path, or if no middleware of this collection stands before.
+    """
+    try:
+        return passed_key(scope, keys)
+    finally:
+        del scope
+
+
+def _way_out(scope: Mapping[str, Any]) -> str | None:
+    """What the messages are called that make an answer; None if there can be none."""
+    try:
+        if scope["type"] == "http":
+            return "http.response"
+        can_answer = "websocket.http.response" in (scope.get("extensions") or {})
+        return "websocket.http.response" if can_answer else None
+    finally:
+        del scope
