@@ -239,7 +239,7 @@ class APIKeys(KeyManagement):
         required = bounds.scopes(scopes) or None
         now = self._moment()
         found = self._engine.check_token(parsed, required, now)
-        return found if isinstance(found, APIKey) else await self._look_up(found, required, now)
+        return found if isinstance(found, APIKey) else await self._look_up(found, required)
 
     async def authenticate(
         self,
@@ -267,7 +267,7 @@ class APIKeys(KeyManagement):
             found = self._engine.check(sources, headers, required, now)
         finally:
             del headers  # a traceback with locals must not show the token
-        return found if isinstance(found, APIKey) else await self._look_up(found, required, now)
+        return found if isinstance(found, APIKey) else await self._look_up(found, required)
 
     def permit(self, key: APIKey, required: frozenset[str]) -> None:
         """Looks at the scopes of a key that has verified just now, and counts no further use.
@@ -316,12 +316,10 @@ class APIKeys(KeyManagement):
             lost_usage=counts["ledger_lost"],
         )
 
-    async def _look_up(
-        self, token: Token, required: frozenset[str] | None, now: int | None
-    ) -> APIKey:
+    async def _look_up(self, token: Token, required: frozenset[str] | None) -> APIKey:
         try:
             await self._ready()
-            return await self._loader.open(token, required, now, cached=bool(self._tasks))
+            return await self._loader.open(token, required, self._moment, cached=bool(self._tasks))
         except UnavailableError:
             self._unavailable += 1
             raise

@@ -53,14 +53,19 @@ class Loader:
         _loaders.add(self)
 
     async def open(
-        self, token: Token, required: frozenset[str] | None, now: int | None, *, cached: bool
+        self,
+        token: Token,
+        required: frozenset[str] | None,
+        clock: Callable[[], int | None],
+        *,
+        cached: bool,
     ) -> APIKey:
         """Tells what a token opens.
 
         Args:
             token: The token.
             required: The scopes that are needed; None for none.
-            now: The time, as the engine takes it.
+            clock: Tells the time, as the engine takes it. A key may end while it is read.
             cached: Whether rows may be kept, and shared with others who wait.
 
         Raises:
@@ -72,6 +77,8 @@ class Loader:
             row = self._engine.cached(token) if cached else None
             if row is None:
                 loading = self._loads.get(token.key_id) if cached else None
+                if loading is not None and loading.done():
+                    loading = None  # it would not be waited for, and may be out of date
                 if loading is None and not admitted:
                     self._admit(token)
                     admitted = True
@@ -88,7 +95,7 @@ class Loader:
                 await self._stretch(row, token)
             self._settle(token.key_id)
             try:
-                key: APIKey | None = self._engine.judge(row, token, required, now)
+                key: APIKey | None = self._engine.judge(row, token, required, clock())
             except InvalidHashError as error:
                 raise self._unverifiable(token.key_id, error) from None
             if key is not None:
