@@ -50,8 +50,8 @@ stubs: $(VENV)/.dev ## Writes python/keylatch/_native.pyi anew.
 	$(BIN)/maturin generate-stubs --quiet --features stubs --out target/stubs
 	cp target/stubs/keylatch/_native.pyi python/keylatch/_native.pyi
 
-soak: $(VENV)/.wheel $(VENV)/.dev ## Tries random lives of keys, races and crashes for long.
-	KEYLATCH_SOAK=1 $(BIN)/python -m pytest tests/test_model.py tests/test_races.py tests/test_crash.py
+soak: $(VENV)/.wheel $(VENV)/.dev ## Tries random lives of keys, races, crashes and revocations in workers for long.
+	KEYLATCH_SOAK=1 $(BIN)/python -m pytest tests/test_model.py tests/test_races.py tests/test_crash.py tests/test_workers.py -s
 
 bench: $(VENV)/.wheel $(VENV)/.dev ## Measures the native core beside pure Python, argon2-cffi and bcrypt.
 	$(BIN)/python benches/native.py --json benches/results/native.json
