@@ -1,4 +1,4 @@
-"""Measures the native core beside pure Python, argon2-cffi and bcrypt, and says what it measured.
+"""Measures the native core beside pure Python, argon2-cffi and bcrypt, and the path of a request.
 
 On a shared machine the speed changes from second to second. So the contenders of a case take
 turns, round after round, and a ratio is that of two neighbours in one round.
@@ -22,6 +22,7 @@ from typing import Any
 
 import argon2
 import bcrypt
+import hot
 import pure_python
 from argon2.low_level import Type, hash_secret, verify_secret
 
@@ -66,7 +67,14 @@ EXPECTED = [
     ("verify (argon2id)", "argon2-cffi", 1 / 1.1),
     ("verify (argon2id)", "argon2-cffi, low level", 1 / 1.1),
 ]
-PACKAGES = ["keylatch", "argon2-cffi", "argon2-cffi-bindings", "bcrypt"]
+PACKAGES = [
+    "keylatch",
+    "argon2-cffi",
+    "argon2-cffi-bindings",
+    "bcrypt",
+    "SQLAlchemy",
+    "aiosqlite",
+]
 
 
 def subjects() -> dict[str, Any]:
@@ -216,8 +224,11 @@ def main() -> None:
         "rounds": rounds,
         "cases": cases,
         "expected": verdicts(cases),
+        "request": hot.measure(quick=options.quick),
     }
     show(report)
+    print()
+    hot.show(report["request"])
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")

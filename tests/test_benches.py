@@ -76,6 +76,14 @@ def test_quick_run_reports_every_case_in_positive_numbers(tmp_path):
             assert all(math.isfinite(number) and number > 0 for number in row.values())
     assert all(report["environment"][name] for name in ("date", "cpu", "cores", "python"))
     assert all(report["environment"]["packages"].values())
+    request = report["request"]
+    assert {"keylatch, headers to key", "no-op PyO3 call"} <= set(request["hot"])
+    assert set(request["cold"]) == {"keylatch, key not cached", "SQLAlchemy select"}
+    for row in [*request["hot"].values(), *request["cold"].values()]:
+        assert all(math.isfinite(number) and number > 0 for number in row.values())
+    whats = [each["what"] for each in request["promises"]]
+    assert len(whats) == len(set(whats)) >= 3
+    assert all(what in run.stdout for what in whats)
 
 
 @pytest.mark.parametrize("vector", VECTORS["tokens"], ids=lambda vector: vector["prefix"])
