@@ -53,8 +53,10 @@ stubs: $(VENV)/.dev ## Writes python/keylatch/_native.pyi anew.
 soak: $(VENV)/.wheel $(VENV)/.dev ## Tries random lives of keys, races, crashes and revocations in workers for long.
 	KEYLATCH_SOAK=1 $(BIN)/python -m pytest tests/test_model.py tests/test_races.py tests/test_crash.py tests/test_workers.py -s
 
-bench: $(VENV)/.wheel $(VENV)/.dev ## Measures the native core beside pure Python, argon2-cffi and bcrypt.
+bench: $(VENV)/.wheel $(VENV)/.dev ## Measures the native core, and protected routes beside peers from PyPI: a quarter of an hour.
+	$(BIN)/pip install --quiet --constraint constraints.txt --group bench
 	$(BIN)/python benches/native.py --json benches/results/native.json
+	$(BIN)/python benches/serving.py --bad-tokens 10000000 --json benches/results/serving.json --chart benches/results/requests.svg
 
 bench-timing: $(VENV)/.wheel $(VENV)/.dev ## Tries to tell by the clock what must not be told: five minutes.
 	$(BIN)/python benches/timing.py --json benches/results/timing.json

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import sqlalchemy as sa
 from fastapi import Depends, FastAPI, HTTPException, Security
-from fastapi.security import APIKeyHeader
+from fastapi.security import APIKeyHeader, SecurityScopes
 from sqlalchemy.ext.asyncio import create_async_engine
+from starlette.requests import HTTPConnection
 
 from keylatch import APIKey, APIKeys
 from keylatch.fastapi import APIKeyAuth
@@ -42,6 +43,10 @@ async def nothing() -> None:
     """A dependency that does nothing: what FastAPI takes for any."""
 
 
+async def nothing_scoped(connection: HTTPConnection, scopes: SecurityScopes) -> None:
+    """The same, for one that is given what keylatch's is given."""
+
+
 async def hard_coded(given: Annotated[str | None, Security(header)]) -> None:
     """What a tutorial does."""
     if given is None or not hmac.compare_digest(given.encode(), HARD_CODED.encode()):
@@ -57,6 +62,14 @@ async def open_route():
 @app.get("/floor")
 async def floor_route(_: Annotated[None, Depends(nothing)]):
     """What a dependency costs that does nothing."""
+    return ITEMS
+
+
+@app.get("/scoped-floor")
+async def scoped_floor_route(
+    _: Annotated[None, Security(nothing_scoped, scopes=["items:read"])],
+):
+    """What FastAPI does for keylatch before keylatch does anything."""
     return ITEMS
 
 

@@ -3,9 +3,9 @@
 from html import escape
 from typing import Any
 
-from contenders import OPEN
+from contenders import OPEN, SCOPED_FLOOR
 
-WIDTH, LEFT, RIGHT, ROW, TOP, FOOT = 780, 230, 180, 30, 64, 66
+WIDTH, LEFT, RIGHT, ROW, TOP, FOOT = 800, 250, 190, 30, 64, 74
 BAR = 18
 NAMESPACE = "http://www.w3.org/2000/svg"
 STYLE = """
@@ -27,7 +27,8 @@ rect.ours { fill: #0969da }
 def draw(report: dict[str, Any]) -> str:
     """Requests a second of every contender with one worker, the most first."""
     workers, rows = next(iter(report["http"].items()))
-    ranked = sorted(rows.items(), key=lambda row: -row[1]["per_second"])
+    shown = [(name, row) for name, row in rows.items() if name != SCOPED_FLOOR]
+    ranked = sorted(shown, key=lambda row: -row[1]["per_second"])
     most = ranked[0][1]["per_second"]
     height = TOP + ROW * len(ranked) + FOOT
     box = f'viewBox="0 0 {WIDTH} {height}"'
@@ -58,7 +59,8 @@ def label(name: str, row: dict[str, float]) -> str:
     """A figure, its share of the open route, and how much of it was no answer that was wanted."""
     rate = row["per_second"]
     figure = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
-    share = "" if name == OPEN else f" ({row['to_open']:.1%} of open)"
+    digits = 0 if row["to_open"] >= 0.1 else 1 if row["to_open"] >= 0.001 else 2
+    share = "" if name == OPEN else f" ({row['to_open']:.{digits}%} of open)"
     refused = row["refused"] / max(1, row["passed"] + row["refused"])
     return figure + share + (f", {refused:.0%} failed" if refused >= 0.005 else "")
 
@@ -68,10 +70,12 @@ def footnotes(report: dict[str, Any]) -> list[str]:
     facts, load = report["environment"], report["load"]
     packages = facts["packages"]
     named = ", ".join(f"{name} {packages[name]}" for name in ("fastapi", "uvicorn"))
-    turns = f"{load['rounds']} turns of {load['seconds']:g} s"
+    turns = f"{load['connections']} connections, {load['rounds']} turns of {load['seconds']:g} s"
+    few = max(1, load["connections"] // 8)
     return [
         f"{facts['cpu']}, {facts['cores']} cores; {facts['python']}, {named}; SQLite",
-        f"{facts['date'][:10]}; {load['generator']}, {load['connections']} connections, {turns}",
+        f"{facts['date'][:10]}; load: {load['generator']}, {turns}",
+        f"({few} connections for those that answer a few requests a second)",
     ]
 
 

@@ -20,15 +20,18 @@ import environments
 from keylatch import APIKeys, SecretRing
 
 HERE = Path(__file__).parent
-OPEN, FLOOR, HARD_CODED = "open route", "dependency that does nothing", "one hard-coded key"
+OPEN, HARD_CODED = "open route", "one hard-coded key"
+FLOOR, SCOPED_FLOOR = "dependency that does nothing", "the same, with scopes and request"
 KEY, MIDDLEWARE, UNCACHED = "keylatch", "keylatch, middleware", "keylatch, not started"
 KEYSHIELD = "keyshield, cache on, sleep off"
-ARTICLE = "the article's app"
+KEYSHIELD_DEFAULT, ARTICLE = "keyshield, its defaults", "the article's app"
+# They answer a few requests a second, so each gets one long turn on fewer connections.
+SLOW = {KEYSHIELD_DEFAULT, ARTICLE}
 # Module, variant, and the environment that it needs.
 PEERS = {
     "keyshield, in memory, sleep off": ("shielded", "memory", "keyshield"),
     KEYSHIELD: ("shielded", "cached", "keyshield"),
-    "keyshield, its defaults": ("shielded", "default", "keyshield"),
+    KEYSHIELD_DEFAULT: ("shielded", "default", "keyshield"),
     "fastapi-keygate": ("gated", "sync", "fastapi-keygate"),
     "fastapi-keygate, async": ("gated", "async", "fastapi-keygate"),
     ARTICLE: ("article", "", "article"),
@@ -70,12 +73,19 @@ class Contender:
 class Server:
     """Uvicorn, with a number of workers, for one or more contenders."""
 
-    def __init__(self, contender: Contender, workers: int) -> None:
+    def __init__(self, contender: Contender, *options: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        command = [contender.python, "-m", "uvicorn", contender.app, f"--port={self.port}"]
-        command += [f"--app-dir={_directory(contender)}", f"--workers={workers}"]
+        command = [
+            contender.python,
+            "-m",
+            "uvicorn",
+            contender.app,
+            f"--port={self.port}",
+            *options,
+        ]
+        command += [f"--app-dir={_directory(contender)}"]
         command += ["--no-access-log", "--log-level=critical"]
         command += ["--lifespan=on" if contender.lifespan else "--lifespan=off"]
         self._process = subprocess.Popen(
@@ -138,10 +148,14 @@ def ours(directory: Path) -> list[Contender]:
 
     token = asyncio.run(create())
     environment = {"BENCH_DATABASE": url, "KEYLATCH_SECRET": secret, "BENCH_TOKEN": token}
-    app, paths = (
-        "apps:app",
-        {OPEN: "/open", FLOOR: "/floor", HARD_CODED: "/hard-coded", KEY: "/key"},
-    )
+    paths = {
+        OPEN: "/open",
+        FLOOR: "/floor",
+        SCOPED_FLOOR: "/scoped-floor",
+        HARD_CODED: "/hard-coded",
+        KEY: "/key",
+    }
+    app = "apps:app"
     found = [Contender(name, app, path, token, environment) for name, path in paths.items()]
     try:
         import keylatch.asgi

@@ -35,12 +35,17 @@ def tokens_of(kind: str, count: int, token: str) -> list[str]:
 
 
 def over_network(
-    known: dict[str, Contender], *, rounds: int, seconds: float, connections: int, count: int
+    known: dict[str, Contender],
+    *options: str,
+    rounds: int,
+    seconds: float,
+    connections: int,
+    count: int,
 ) -> dict[str, dict[str, Any]]:
     """Floods one server with one worker, in turns with requests for its open route."""
     floods = {kind: tokens_of(kind, count, known[KEY].token) for kind in (FORGED, WRONG, JUNK)}
     turns: dict[str, list[dict[str, float]]] = {name: [] for name in (OPEN, *floods)}
-    with over_http.serving([known[OPEN], known[KEY]], 1):
+    with over_http.serving([known[OPEN], known[KEY]], *options):
         for _ in range(rounds):
             for name, done in turns.items():
                 target = known[OPEN] if name == OPEN else known[KEY]

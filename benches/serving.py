@@ -43,11 +43,12 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     turns = {"rounds": options.rounds, "seconds": options.seconds}
     turns["connections"] = options.connections
     quick = options.quick
+    server = ["--http=h11", "--loop=asyncio"] if options.plain else []
     report: dict[str, Any] = {
         "environment": environment(packages),
         "peers": {each.name: environments.versions(each.python) for each in peers},
         "left_out": left_out,
-        "load": {"generator": load.name(), **turns},
+        "load": {"generator": load.name(), "server": server, **turns},
     }
     rounds, number = (3, 20) if quick else (31, 200)
     say("in process")
@@ -56,12 +57,14 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     )
     report["http"] = {}
     for workers in options.workers:
-        say(f"over HTTP, {workers} workers")
-        report["http"][str(workers)] = over_http.race([*known.values()], workers=workers, **turns)
+        say(f"over HTTP, workers: {workers}")
+        report["http"][str(workers)] = over_http.race(
+            [*known.values()], f"--workers={workers}", *server, **turns
+        )
     say("floods")
     count = 1_000 if quick else 100_000
     report["floods"] = {
-        "http": floods.over_network(known, count=count, **turns),
+        "http": floods.over_network(known, *server, count=count, **turns),
         "in_process": floods.in_process(known[KEY], directory, rounds=rounds, number=number),
     }
     say("growth")
@@ -111,7 +114,7 @@ def show(report: dict[str, Any]) -> None:
     print(f"{'in process':36} {'median µs':>10} {'over open':>10}")
     for name, row in report["in_process"].items():
         print(f"{name:36} {row['median_us']:10,.1f} {row['over_open_us']:10,.1f}")
-    tables = {f"{workers} workers": rows for workers, rows in report["http"].items()}
+    tables = {f"over HTTP, workers: {workers}": rows for workers, rows in report["http"].items()}
     tables["floods, 1 worker"] = report["floods"]["http"]
     for title, rows in tables.items():
         print(
@@ -154,6 +157,7 @@ def main() -> None:
     parser.add_argument("--chart", type=Path, help="draw the requests a second here, as SVG")
     parser.add_argument("--quick", action="store_true", help="a smoke test: figures mean nothing")
     parser.add_argument("--no-peers", action="store_true", help="install nothing")
+    parser.add_argument("--plain", action="store_true", help="uvicorn with h11 and asyncio")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2, help="of a turn")

@@ -8,6 +8,7 @@ import sys
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree as ET
 
 import pytest
 from hypothesis import given
@@ -31,6 +32,16 @@ CASES = {
     "hash (argon2id)": {"keylatch", "argon2-cffi", "argon2-cffi, low level", "bcrypt 12"},
     "verify (argon2id)": {"keylatch", "argon2-cffi", "argon2-cffi, low level", "bcrypt 12"},
 }
+ROUTES = {
+    "open route",
+    "dependency that does nothing",
+    "the same, with scopes and request",
+    "one hard-coded key",
+    "keylatch",
+    "keylatch, not started",
+}
+FLOODS = {"forged tokens", "right ids, wrong secrets", "junk"}
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def parsed(parse, text):
@@ -84,6 +95,36 @@ def test_quick_run_reports_every_case_in_positive_numbers(tmp_path):
     whats = [each["what"] for each in request["promises"]]
     assert len(whats) == len(set(whats)) >= 3
     assert all(what in run.stdout for what in whats)
+
+
+def test_quick_run_of_protected_routes_reports_every_part(tmp_path):
+    """A quick run ends well, its JSON holds every part, and the chart shows every contender."""
+    path, chart = tmp_path / "results" / "serving.json", tmp_path / "results" / "chart.svg"
+    command = [sys.executable, ROOT / "benches/serving.py", "--quick", "--no-peers"]
+
+    run = subprocess.run(
+        [*command, "--json", path, "--chart", chart], check=True, capture_output=True, text=True
+    )
+
+    report = json.loads(path.read_text())
+    assert set(report["http"]) == {"1", "2"}
+    for rows in (report["in_process"], *report["http"].values()):
+        assert set(rows) >= ROUTES
+        assert set(rows) | set(report["left_out"]) >= ROUTES | {"keylatch, middleware"}
+        assert all(name in run.stdout for name in rows)
+    for rows in report["http"].values():
+        assert all(row["refused"] == row["broken"] == 0 < row["passed"] for row in rows.values())
+    for rows in report["floods"].values():
+        assert set(rows) == {"open route", *FLOODS}
+    assert all(report["floods"]["http"][flood]["passed"] == 0 for flood in FLOODS)
+    assert all("200" not in report["floods"]["in_process"][flood]["statuses"] for flood in FLOODS)
+    assert set(report["growth"]["keys"]) == {"1", "1000"}
+    assert report["growth"]["bad_tokens"]["tokens"] >= 3_000
+    whats = [each["what"] for each in report["promises"]]
+    assert len(whats) == len(set(whats))
+    assert all(what in run.stdout for what in whats)
+    written = {text.text for text in ET.parse(chart).iter(f"{SVG}text")}
+    assert set(report["http"]["1"]) - {"the same, with scopes and request"} <= written
 
 
 @pytest.mark.parametrize("vector", VECTORS["tokens"], ids=lambda vector: vector["prefix"])
