@@ -12,7 +12,7 @@ import pytest
 from databases import kill_connections
 from fastapi import FastAPI, Security
 from proxy import Proxy
-from subject import DEADLINE, SERVERS, SLACK, holding
+from subject import DEADLINE, SERVERS, SLACK, as_elsewhere, holding
 
 from keylatch import APIKey, APIKeys
 from keylatch.errors import UnavailableError
@@ -125,7 +125,7 @@ async def worker(
     store._database._deadline += SLACK  # to start may take longer on a machine that is busy
     async with APIKeys(store, prefix="acme_live", secret=secret, **times) as keys:
         store._database._deadline = DEADLINE
-        yield Worker(keys, APIKeys(past, prefix="acme_live", secret=secret), ask)
+        yield Worker(as_elsewhere(keys), APIKeys(past, prefix="acme_live", secret=secret), ask)
     await past.close()
 
 
