@@ -178,6 +178,30 @@ async def test_after_a_failure_everything_is_read_anew(secret):
         assert keys._feed.heard_at > heard
 
 
+@pytest.mark.parametrize("engine_name", ["postgres-async", "mariadb-async"])
+async def test_a_failure_does_not_make_it_forget_what_is_missing(
+    host, host_keys, other, monkeypatch
+):
+    """However much was written meanwhile, a transaction that was open before is heard of."""
+    monkeypatch.setattr("keylatch.feed._WINDOW", 3)
+    slow, fast = await host_keys.create(name="slow"), await host_keys.create(name="fast")
+    async with host.transaction() as transaction:
+        await host_keys.revoke(slow.key.id, connection=transaction.connection)
+        await host_keys.update(fast.key.id, name="renamed")
+        await other._feed.once()
+        changes, other._store.changes = other._store.changes, None
+        with pytest.raises(TypeError):
+            await other._feed.once()
+        for number in range(9):
+            await host_keys.update(fast.key.id, name=str(number))
+        other._store.changes = changes
+        await other._feed.once()
+        assert not await revoked(other, slow.token)
+        await transaction.commit()
+    await other._feed.once()
+    assert await revoked(other, slow.token)
+
+
 async def test_the_feed_goes_on_after_a_failure(secret, caplog):
     """Whatever the store throws, it is tried again, and said in the log."""
     store = Failing()

@@ -19,6 +19,8 @@ logger = logging.getLogger("keylatch")
 
 # Entries of the audit trail that are read at once.
 _PORTION: Final = 1000
+# How far back the start looks, for entries of transactions that are open then.
+_WINDOW: Final = 10_000
 # Seconds for which a transaction may stay open, from the first entry it writes, and be noticed
 # when it commits. What takes longer is found when its key is read anew, after five minutes.
 _PATIENCE: Final = 3600
@@ -51,7 +53,7 @@ class Poll:
         self._interval = interval
         self._last: Mark | None = None
         self._gaps = Gaps()
-        self._following = False
+        self._begun = self._failed = False
         self.heard_at: int | None = None
         self._wake = asyncio.Event()
 
@@ -80,17 +82,18 @@ class Poll:
             UnavailableError: The store failed.
         """
         asked = self._engine.ticks()
-        # What comes back after a failure may be another database.
-        following, self._following = self._following, False
-        if not following or not await self._follow():
+        failed, self._failed = self._failed, True
+        if not self._begun or not await self._follow():
             await self._begin()
-        self._following = True
+        elif failed:
+            self._engine.flush()  # nothing is taken on trust
+        self._begun, self._failed = True, False
         self._engine.heard(asked)
         self.heard_at = asked
 
     async def _begin(self) -> None:
         """Starts where the audit trail ends now, with everything unknown."""
-        marks = await self._store.changes(after=None, missing=(), limit=_PORTION)
+        marks = await self._store.changes(after=None, missing=(), limit=_WINDOW)
         self._last, self._gaps = None, Gaps()
         self._note(marks)
         # What was read before this began may be out of date.
