@@ -72,8 +72,9 @@ def footnotes(report: dict[str, Any]) -> list[str]:
     named = ", ".join(f"{name} {packages[name]}" for name in ("fastapi", "uvicorn"))
     turns = f"{load['connections']} connections, {load['rounds']} turns of {load['seconds']:g} s"
     few = max(1, load["connections"] // 8)
+    sqlite = "SQLite, write-ahead log" if load["wal"] else "SQLite, default journal"
     return [
-        f"{facts['cpu']}, {facts['cores']} cores; {facts['python']}, {named}; SQLite",
+        f"{facts['cpu']}, {facts['cores']} cores; {facts['python']}, {named}; {sqlite}",
         f"{facts['date'][:10]}; load: {load['generator']}, {turns}",
         f"({few} connections for those that answer a few requests a second)",
     ]

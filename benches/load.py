@@ -24,7 +24,6 @@ PATIENCE = 20.0
 LUA = """
 local requests, n = {}, 0
 init = function(args)
-  wrk.init(args)
   for line in io.lines(args[1]) do
     local headers = {}
     if line ~= "" then headers["Authorization"] = "Bearer " .. line end
@@ -159,9 +158,9 @@ def wrk(port: int, path: str, tokens: list[str], options: argparse.Namespace) ->
         found = re.search(pattern + r"\s*([\d.]+)(us|ms|s|m)?", said)
         return float(found[1]) * UNITS.get(found[2], 1) if found else 0.0
 
-    answers = number(r"\n *(?=\d+ requests in)")
+    answers = int(number(r"\n *(?=\d+ requests in)"))
     broken = re.search(r"connect (\d+), read (\d+), write (\d+), timeout (\d+)", said)
-    refused = number("Non-2xx or 3xx responses:")
+    refused = int(number("Non-2xx or 3xx responses:"))
     return {
         "per_second": number("Requests/sec:"),
         "passed": answers - refused,

@@ -38,6 +38,8 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     if all(each.name != MIDDLEWARE for each in ours):
         left_out[MIDDLEWARE] = "keylatch.asgi has no APIKeyMiddleware"
     peers = [] if options.no_peers else contenders.peers(directory, left_out=left_out)
+    if options.wal:
+        contenders.use_wal(directory)
     known = {each.name: each for each in [*ours, *peers]}
     packages = PACKAGES + environments.servers()
     turns = {"rounds": options.rounds, "seconds": options.seconds}
@@ -48,7 +50,7 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
         "environment": environment(packages),
         "peers": {each.name: environments.versions(each.python) for each in peers},
         "left_out": left_out,
-        "load": {"generator": load.name(), "server": server, **turns},
+        "load": {"generator": load.name(), "server": server, "wal": options.wal, **turns},
     }
     rounds, number = (3, 20) if quick else (31, 200)
     say("in process")
@@ -109,8 +111,13 @@ def show(report: dict[str, Any]) -> None:
     loaded = report["load"]
     print(
         f"load: {loaded['generator']}, {loaded['connections']} connections,"
-        f" {loaded['rounds']} rounds of {loaded['seconds']} s, contenders in turns\n"
+        f" {loaded['rounds']} rounds of {loaded['seconds']} s, contenders in turns;"
+        f" SQLite with {'a write-ahead log' if loaded['wal'] else 'its default journal'};"
+        f" uvicorn {' '.join(loaded['server']) or 'with uvloop and httptools, if installed'}"
     )
+    rows = [row for rows in report["http"].values() for row in rows.values()]
+    busiest = max((row.get("client_busy", 0) for row in rows), default=0)
+    print(f"the generator was busy for {busiest:.0%} of a turn at the most, if it is ours\n")
     print(f"{'in process':36} {'median µs':>10} {'over open':>10}")
     for name, row in report["in_process"].items():
         print(f"{name:36} {row['median_us']:10,.1f} {row['over_open_us']:10,.1f}")
@@ -158,6 +165,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a smoke test: figures mean nothing")
     parser.add_argument("--no-peers", action="store_true", help="install nothing")
     parser.add_argument("--plain", action="store_true", help="uvicorn with h11 and asyncio")
+    parser.add_argument("--wal", action="store_true", help="SQLite with a write-ahead log")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2, help="of a turn")
