@@ -23,6 +23,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route, WebSocketRoute
+from subject import as_elsewhere
 
 from keylatch import APIKey, APIKeys, SecretRing, Token, parse
 from keylatch.asgi import APIKeyMiddleware, verified_key
@@ -344,6 +345,7 @@ async def test_another_collection_verifies_for_itself(keys, token, ask, secret):
     """Even with the same store, server secret and prefix: what counts is the collection."""
     async with APIKeys(keys._store, prefix="acme_live", secret=secret) as twin:
         assert (await ask(both(keys, APIKeyAuth(twin)), bearer(token))).status == 200
+        as_elsewhere(keys)
         await twin.revoke(parse(token).key_id)
         # The middleware's collection has not heard of it; the dependency's has.
         assert (await ask(APIKeyMiddleware(bare, keys), bearer(token))).status == 200
