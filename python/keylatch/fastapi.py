@@ -19,7 +19,7 @@ from starlette.requests import HTTPConnection
 
 from keylatch import bounds, challenges
 from keylatch.errors import AuthenticationError, UnavailableError
-from keylatch.gate import Gate
+from keylatch.gate import ENTRY, Gate
 from keylatch.keys import APIKeys
 from keylatch.records import APIKey
 
@@ -114,9 +114,10 @@ class APIKeyAuth(SecurityBase):
         required = _required(tuple(scopes.scopes))
         gate = self._gate
         try:
-            passed = gate.passed(connection.scope, required)
-            if passed is not None:
-                return passed
+            if ENTRY in connection.scope:
+                passed = gate.passed(connection.scope, required)
+                if passed is not None:
+                    return passed
             return await gate.keys.authenticate(
                 connection.scope["headers"], sources=gate.sources, scopes=required
             )

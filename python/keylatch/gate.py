@@ -14,7 +14,8 @@ from keylatch.records import APIKey
 
 Headers = Iterable[tuple[bytes, bytes]]
 
-_ENTRY: Final = "keylatch"
+# Where a scope has what has passed.
+ENTRY: Final = "keylatch"
 
 
 class Gate:
@@ -64,7 +65,7 @@ class Gate:
             InsufficientScopeError: The key lacks a scope.
         """
         try:
-            if _ENTRY not in scope:
+            if ENTRY not in scope:
                 return None
             passed = _find(scope, self.keys, self)
             if passed is None:
@@ -78,7 +79,7 @@ class Gate:
         """Has every gate behind this one know the key that a request was verified with."""
         # Into the scope itself, as Starlette's own middleware does: with a copy, whatever stands
         # outside would not see the route that is found within.
-        scope[_ENTRY] = Passed(self, key, tuple(scope["headers"]), scope.get(_ENTRY))
+        scope[ENTRY] = Passed(self, key, tuple(scope["headers"]), scope.get(ENTRY))
 
     def like(self, other: "Gate") -> bool:
         """Whether another one asks the same collection for a key in the same headers."""
@@ -140,7 +141,7 @@ def _find(scope: Mapping[str, Any], keys: APIKeys, gate: Gate | None) -> Passed 
     means it.
     """
     try:
-        passed = scope.get(_ENTRY)
+        passed = scope.get(ENTRY)
         while isinstance(passed, Passed):
             same = passed.gate.keys is keys if gate is None else gate.like(passed.gate)
             if same and passed.holds_for(scope["headers"]):

@@ -262,7 +262,7 @@ class APIKeys(KeyManagement):
             UnavailableError: As :meth:`verify`.
         """
         required = scopes or None
-        now = self._moment()
+        now = self._moment() if self._timed else None
         try:
             found = self._engine.check(sources, headers, required, now)
         finally:
