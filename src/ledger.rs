@@ -2,6 +2,7 @@
 //! Knows key ids; nothing of where it is written.
 
 use std::collections::HashMap;
+use std::mem;
 use std::sync::PoisonError;
 
 use quick_cache::DefaultHashBuilder;
@@ -27,8 +28,12 @@ pub struct Ledger {
     open: Mutex<Uses>,
 }
 
+type ByKey = HashMap<KeyId, (u64, i64), DefaultHashBuilder>;
+
 struct Uses {
-    by_key: HashMap<KeyId, (u64, i64), DefaultHashBuilder>,
+    by_key: ByKey,
+    /// What is to be written now.
+    due: ByKey,
     most_keys: usize,
     lost: u64,
 }
@@ -41,8 +46,8 @@ impl Ledger {
 
     /// An empty one for so many keys.
     pub fn bounded(most_keys: usize) -> Self {
-        let by_key = HashMap::default();
-        Self { open: Mutex::new(Uses { by_key, most_keys, lost: 0 }) }
+        let (by_key, due) = (HashMap::default(), HashMap::default());
+        Self { open: Mutex::new(Uses { by_key, due, most_keys, lost: 0 }) }
     }
 
     /// Counts one use.
@@ -50,13 +55,27 @@ impl Ledger {
         self.uses().add(Use { key_id, count: 1, last_at: at });
     }
 
+    /// Has `take` bring what was counted until now, and nothing that is counted later: under
+    /// load there would be no end to it.
+    pub fn close(&self) {
+        let mut uses = self.uses();
+        let closed = mem::take(&mut uses.by_key);
+        if uses.due.is_empty() {
+            uses.due = closed;
+        } else {
+            for (key_id, (count, last_at)) in closed {
+                add(&mut uses.due, Use { key_id, count, last_at });
+            }
+        }
+    }
+
     /// Takes out the uses of at most so many keys, to be written down: by key id, so that two
     /// who write lock their rows in the same order.
     pub fn take(&self, most: usize) -> Vec<Use> {
         let mut uses = self.uses();
-        let ids: Vec<KeyId> = uses.by_key.keys().take(most).copied().collect();
+        let ids: Vec<KeyId> = uses.due.keys().take(most).copied().collect();
         let taken = ids.into_iter().filter_map(|key_id| {
-            let (count, last_at) = uses.by_key.remove(&key_id)?;
+            let (count, last_at) = uses.due.remove(&key_id)?;
             Some(Use { key_id, count, last_at })
         });
         let mut taken: Vec<Use> = taken.collect();
@@ -76,7 +95,7 @@ impl Ledger {
     /// Of how many keys uses wait to be written, and how many uses were lost.
     pub fn backlog(&self) -> (usize, u64) {
         let uses = self.uses();
-        (uses.by_key.len(), uses.lost)
+        (uses.len(), uses.lost)
     }
 
     fn uses(&self) -> MutexGuard<'_, Uses> {
@@ -86,13 +105,21 @@ impl Ledger {
 
 impl Uses {
     fn add(&mut self, new: Use) {
-        if let Some((count, last_at)) = self.by_key.get_mut(&new.key_id) {
-            *count = count.saturating_add(new.count);
-            *last_at = new.last_at.max(*last_at);
-        } else if self.by_key.len() < self.most_keys {
-            self.by_key.insert(new.key_id, (new.count, new.last_at));
+        let known = |uses: &ByKey| uses.contains_key(&new.key_id);
+        if self.len() < self.most_keys || known(&self.by_key) || known(&self.due) {
+            add(&mut self.by_key, new);
         } else {
             self.lost = self.lost.saturating_add(new.count);
         }
     }
+
+    fn len(&self) -> usize {
+        self.by_key.len() + self.due.len()
+    }
+}
+
+fn add(uses: &mut ByKey, new: Use) {
+    let (count, last_at) = uses.entry(new.key_id).or_insert((0, new.last_at));
+    *count = count.saturating_add(new.count);
+    *last_at = new.last_at.max(*last_at);
 }

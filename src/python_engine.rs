@@ -286,6 +286,11 @@ impl Engine {
         self.inner.ticks()
     }
 
+    /// Has ``take_usage`` bring the uses that were counted until now, and none that come later.
+    fn close_usage(&self) {
+        self.inner.ledger().close();
+    }
+
     /// Takes uses out of the ledger, to be written to the database.
     ///
     /// Args:

@@ -132,6 +132,7 @@ async def test_a_wrong_secret_for_a_known_key_costs_no_query(host_keys, wrong_se
             with pytest.raises(InvalidKeyError):
                 await host_keys.verify(wrong_secret(new.token))
     assert sent == []
+    host_keys._engine.close_usage()
     assert host_keys._engine.take_usage(10)[0][1] == 1
 
 

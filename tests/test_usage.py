@@ -157,6 +157,29 @@ async def test_a_flush_that_is_cancelled_counts_once(secret):
         assert (await keys.get(new.key.id)).use_count == 1
 
 
+async def test_a_flush_ends_while_requests_go_on(secret):
+    """What is counted meanwhile waits for the next one: the database is not written to all day."""
+    store = Failing()
+    async with APIKeys(store, prefix="acme", secret=secret, **SILENT) as keys:
+        new = await keys.create(name="ci")
+        await keys.verify(new.token)
+
+        async def requests():
+            while True:
+                await keys.verify(new.token)
+                await asyncio.sleep(0)
+
+        busy = asyncio.create_task(requests())
+        store.pause = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.01, store.pause.set)
+        try:
+            async with asyncio.timeout(5):
+                await keys.flush()
+        finally:
+            busy.cancel()
+        assert keys.health().unwritten_usage == 1
+
+
 async def test_uses_are_written_by_themselves_and_at_the_end(store, secret):
     """Every few seconds, and when the collection ends."""
     async with APIKeys(store, prefix="acme", secret=secret, usage_interval=0.05) as keys:

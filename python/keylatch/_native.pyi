@@ -58,6 +58,10 @@ class Engine:
         """
         The same for a token at hand.
         """
+    def close_usage(self, /) -> None:
+        """
+        Has ``take_usage`` bring the uses that were counted until now, and none that come later.
+        """
     def counts(self, /) -> "dict[str, int]":
         """
         What happened so far, by name.

@@ -58,6 +58,7 @@ class UsageWriter:
         """
         waiting: list[_Counted] = []
         async with self._writing:
+            self._engine.close_usage()
             try:
                 while taken := self._engine.take_usage(_PORTION):
                     await _to_the_end(self._write(taken, waiting))
