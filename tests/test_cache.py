@@ -228,6 +228,86 @@ async def test_a_transaction_that_changes_many_keys_is_no_burden(host, host_keys
         assert len(loader._doubts) == 1
 
 
+class Slow(MemoryStore):
+    """A store that takes a moment to open and to close, and may fail to tell of changes."""
+
+    fails = hangs = False
+
+    async def open(self):
+        """Lets others go on."""
+        await asyncio.sleep(0.01)
+
+    async def close(self):
+        """Does so, too."""
+        await asyncio.sleep(0.01)
+
+    async def changes(self, **options):
+        """Fails, hangs, or tells."""
+        if self.fails:
+            raise ConfigurationError("the store is set up in a wrong way: mend it")
+        if self.hangs:
+            await asyncio.Event().wait()
+        return await super().changes(**options)
+
+
+async def test_applications_may_start_and_end_at_once(secret):
+    """It starts once, ends with the last of them, and can be started again."""
+    keys, before = APIKeys(Slow(), prefix="acme", secret=secret, **SILENT), asyncio.all_tasks()
+    for _ in range(2):
+        await asyncio.gather(keys.__aenter__(), keys.__aenter__())
+        await keys.__aexit__(None, None, None)
+        assert keys.health().started
+        await asyncio.gather(keys.__aexit__(None, None, None), keys.__aenter__())
+        assert keys.health().started
+        assert keys.health().fresh
+        await keys.__aexit__(None, None, None)
+        assert not keys.health().started
+        assert asyncio.all_tasks() == before
+
+
+@pytest.mark.parametrize("fault", ["fails", "hangs"])
+async def test_a_start_that_failed_can_be_made_again(secret, fault):
+    """Also one that was cancelled: it is not taken for one that began."""
+    store = Slow()
+    keys = APIKeys(store, prefix="acme", secret=secret, **SILENT)
+    setattr(store, fault, True)
+    with pytest.raises((ConfigurationError, TimeoutError)):
+        async with asyncio.timeout(0.1):
+            await keys.__aenter__()
+    setattr(store, fault, False)
+    async with keys:
+        assert keys.health().fresh
+    assert not keys.health().started
+
+
+async def test_an_end_that_is_cancelled_is_one(secret):
+    """No cached row counts, since no feed tells what becomes of it."""
+    keys = APIKeys(Slow(), prefix="acme", secret=secret, **SILENT)
+    await keys.__aenter__()
+    await keys.verify((await keys.create(name="ci")).token)
+    end = asyncio.create_task(keys.__aexit__(None, None, None))
+    await asyncio.sleep(0)
+    end.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await end
+    assert not keys.health().fresh
+    assert not keys.health().cached_keys
+
+
+@pytest.mark.parametrize("engine_name", ["postgres-async", "mariadb-sync"])
+async def test_a_transaction_may_be_older_than_the_start(host, secret):
+    """A revocation that is open when the collection starts counts from its commit."""
+    keys = APIKeys(host.engine, prefix="acme_live", secret=secret, **SILENT)
+    new = await keys.create(name="ci")
+    async with host.transaction() as transaction:
+        await keys.revoke(new.key.id, connection=transaction.connection)
+        async with keys:
+            assert await keys.verify(new.token)
+            await transaction.commit()
+            with pytest.raises(RevokedKeyError):
+                await keys.verify(new.token)
+
+
 async def test_what_one_request_does_to_metadata_no_other_sees(keys):
     """The key is shared, so that it refuses, and a copy is one's own."""
     metadata = {"plan": "pro", "tags": ["a", {"b": [1]}], "limits": {"rps": 5}}
@@ -428,6 +508,7 @@ def test_a_forked_child_begins_anew(tmp_path, secret):
         assert (health.cached_keys, health.hits, health.unwritten_usage) == (0, 0, 0)
         assert not health.started
         assert await keys.verify(new.token) == new.key
+        await keys.__aexit__(None, None, None)  # where the parent's block came along
         async with keys:
             assert await keys.verify(new.token) == new.key
             assert keys.health().cached_keys == 1

@@ -134,6 +134,7 @@ class APIKeys(KeyManagement):
         self._inherited = self._tasks  # a task that goes unfinished would be complained about
         self._tasks = []
         self._starts = 0
+        self._turn = asyncio.Lock()
         self._unavailable = 0
         self._unpermitted = 0
         self._attach()
@@ -158,19 +159,23 @@ class APIKeys(KeyManagement):
         return self._prefixes
 
     async def __aenter__(self) -> Self:
-        if self._starts:  # applications may share a collection
+        async with self._turn:  # applications may share a collection
+            if not self._starts:
+                await self._start()
             self._starts += 1
-            return self
+        return self
+
+    async def _start(self) -> None:
         try:
             await self._store.open()
+            self._opened = True
+            self._attach()
+            with suppress(UnavailableError):  # the log has it, and the feed tries again
+                await self._feed.once()  # so that the first request may be cached
         except BaseException:
+            self._opened = False
             await self._store.close()  # what did not begin is not ended by __aexit__
             raise
-        self._opened = True
-        self._starts = 1
-        self._attach()
-        with suppress(UnavailableError):  # the log has it, and the feed tries again
-            await self._feed.once()  # so that the first request may be cached
         self._tasks = [
             asyncio.create_task(self._feed.run(), name="keylatch-feed"),
             asyncio.create_task(self._usage.run(), name="keylatch-usage"),
@@ -178,7 +183,6 @@ class APIKeys(KeyManagement):
         if self._listens:
             notify = Notify(self._engine, self._store, self._feed)
             self._tasks.append(asyncio.create_task(notify.run(), name="keylatch-notify"))
-        return self
 
     async def __aexit__(
         self,
@@ -186,19 +190,23 @@ class APIKeys(KeyManagement):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._starts -= 1
-        if self._starts:
-            return
+        async with self._turn:
+            # None are left in a child after a fork.
+            self._starts, is_last = max(0, self._starts - 1), self._starts == 1
+            if is_last:
+                await self._end()
+
+    async def _end(self) -> None:
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
         try:
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._engine.distrust()
             await self._loader.close()
             with suppress(UnavailableError):  # the log has it
                 await self._usage.flush()
         finally:
+            self._engine.distrust()
             self._opened = False
             await self._store.close()
 

@@ -40,9 +40,10 @@ class Loader:
     Args:
         engine: Keeps the rows.
         store: Has them.
+        doubts: The transactions that change keys, which may outlive a loader.
     """
 
-    def __init__(self, engine: Engine, store: Store) -> None:
+    def __init__(self, engine: Engine, store: Store, doubts: dict[str, list[Over]]) -> None:
         self._engine = engine
         self._store = store
         self._loads: dict[str, asyncio.Task[Row | UnavailableError]] = {}
