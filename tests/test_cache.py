@@ -2,11 +2,13 @@
 
 import asyncio
 import copy
+import gc
 import json
 import os
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -306,6 +308,70 @@ async def test_a_transaction_may_be_older_than_the_start(host, secret):
             await transaction.commit()
             with pytest.raises(RevokedKeyError):
                 await keys.verify(new.token)
+
+
+@pytest.mark.parametrize("engine_name", ["postgres-sync", "sqlite-sync"])
+async def test_a_revocation_of_many_that_was_cancelled_may_be_committed(
+    host, host_keys, monkeypatch
+):
+    """It had been written when its caller was told to stop, and counts from the commit."""
+    new = await host_keys.create(name="ci", owner="ada")
+    async with host.transaction() as transaction:
+        change_owned = host_keys._store.change_owned
+
+        async def cancelled(*arguments, **options):
+            await change_owned(*arguments, **options)
+            raise asyncio.CancelledError
+
+        monkeypatch.setattr(host_keys._store, "change_owned", cancelled)
+        with pytest.raises(asyncio.CancelledError):
+            await host_keys.revoke_all(owner="ada", connection=transaction.connection)
+        assert await host_keys.verify(new.token)
+        await transaction.commit()
+        with pytest.raises(RevokedKeyError):
+            await host_keys.verify(new.token)
+
+
+@pytest.mark.parametrize("engine_name", ["postgres-sync", "mariadb-sync", "sqlite-sync"])
+async def test_a_session_that_its_owner_forgets_goes_back(host, host_keys):
+    """Nothing of ours holds on to it, with its locks, until the process ends."""
+    new = await host_keys.create(name="ci")
+    await host_keys.revoke(new.key.id, connection=host.session())
+    async with asyncio.timeout(5):
+        while host.core.pool.checkedout():
+            await asyncio.sleep(0.01)
+            gc.collect()
+    assert await host_keys.verify(new.token)
+    assert (await host_keys.revoke(new.key.id)).revoked_at
+
+
+@pytest.mark.parametrize("engine_name", ["sqlite-async"])
+async def test_a_transaction_of_many_changes_does_not_stop_the_event_loop(
+    host, host_keys, clock, secret, monkeypatch
+):
+    """What is done for a key does not grow with the number of keys."""
+    ring, asked = SecretRing(secret), 0
+    _, one, event = slow_key(ring, clock.now)
+    key_ids = [Token.mint("acme_live", ring).key_id for _ in range(500)]
+    records = [replace(one, key=replace(one.key, id=key_id, owner="ada")) for key_id in key_ids]
+    events = [replace(event, key_id=key_id) for key_id in key_ids]
+    await host_keys._store.insert(list(zip(records, events, strict=True)))
+
+    def over() -> bool:
+        nonlocal asked
+        asked += 1
+        return False
+
+    async def transaction(_):
+        return over
+
+    monkeypatch.setattr(host_keys._store, "transaction", transaction)
+    async with host.transaction() as open_one:
+        own = {"connection": open_one.connection}
+        assert len(await host_keys.revoke_all(owner="ada", **own)) == 500
+        for number in range(500):
+            await host_keys.create(name=str(number), **own)
+    assert asked < 3000
 
 
 async def test_what_one_request_does_to_metadata_no_other_sees(keys):

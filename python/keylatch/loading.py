@@ -29,6 +29,9 @@ _MOST_READINGS: Final = 10
 # Seconds to wait for a core, as the design has it, and how many may.
 _PATIENCE: Final = 2
 _MOST_WAITING: Final = 1000
+# Keys in doubt from which on it is asked of all of them, not of those alone that are wanted,
+# whether their transactions are over.
+_MANY: Final = 100
 
 # Tells whether a transaction is over, committed or not.
 Over = Callable[[], bool]
@@ -40,15 +43,15 @@ class Loader:
     Args:
         engine: Keeps the rows.
         store: Has them.
-        doubts: The transactions that change keys, which may outlive a loader.
     """
 
-    def __init__(self, engine: Engine, store: Store, doubts: dict[str, list[Over]]) -> None:
+    def __init__(self, engine: Engine, store: Store) -> None:
         self._engine = engine
         self._store = store
         self._loads: dict[str, asyncio.Task[Row | UnavailableError]] = {}
         self._doubts: dict[str, list[Over]] = {}
         self._doubting = threading.Lock()
+        self._many_doubts = _MANY
         self._stretching = Stretching()
         self._reported: set[str] = set()
         _loaders.add(self)
@@ -108,8 +111,10 @@ class Loader:
 
         Nobody tells when that is: it is found out with the next token for such a key.
         """
-        for doubted in list(self._doubts):
-            self._settle(doubted)
+        if len(self._doubts) >= self._many_doubts:
+            for doubted in list(self._doubts):
+                self._settle(doubted)
+            self._many_doubts = max(_MANY, 2 * len(self._doubts))
         with self._doubting:
             for key_id in key_ids:
                 self._doubts.setdefault(key_id, []).append(over)

@@ -373,12 +373,12 @@ class KeyManagement:
         decide = self._revocation(reason, actor)
         await self._ready()
         async with self._changing(set(), connection) as changed_ids:
-            try:
-                changed = await self._store.change_owned(owner, decide, connection=connection)
-            except BaseException:
-                loading.changed(None)  # those of an owner that it got to are not known
-                raise
-            changed_ids |= {change.key.id for change in changed}
+
+            def noted(record: KeyRecord) -> Change:
+                changed_ids.add(record.key.id)  # it may fail half way, and its owner commit that
+                return decide(record)
+
+            changed = await self._store.change_owned(owner, noted, connection=connection)
         return [change.key.id for change in changed]
 
     async def events(
@@ -441,7 +441,8 @@ class KeyManagement:
         try:
             yield key_ids
         finally:
-            loading.changed(key_ids, over)
+            # A thread that was given up may still name some.
+            loading.changed(tuple(key_ids), over)
 
     def _revocation(self, reason: str | None, actor: str | None) -> Callable[[KeyRecord], Change]:
         reason, actor = bounds.optional_text(reason, "reason"), bounds.optional_text(actor, "actor")

@@ -3,6 +3,7 @@
 Connects the statements to the engine that they run on.
 """
 
+import weakref
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
@@ -193,7 +194,16 @@ class SQLAlchemyStore:
     async def transaction(self, connection: Connection) -> Callable[[], bool]:
         """Returns what tells whether the transaction of a connection, as it is now, is over."""
         transaction = await self._database.run(sa.Connection.get_transaction, connection)
-        return lambda: transaction is None or not transaction.is_active
+        if transaction is None:
+            return lambda: True
+        # Not held: a session that its owner forgets goes back to its pool.
+        found = weakref.ref(transaction)
+
+        def over() -> bool:
+            transaction = found()
+            return transaction is None or not transaction.is_active
+
+        return over
 
     async def events(self, key_id: str, *, connection: Connection | None = None) -> list[KeyEvent]:
         """Reads the audit trail of a key, the oldest entry first."""
