@@ -10,7 +10,7 @@ SOURCES := $(RUST) $(shell find python/keylatch -type f -not -name "*.pyc")
 # cargo and maturin take the `python3` that they find: the environment's, which is new enough.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test check fmt lint rust-test python-test stubs soak bench clean
+.PHONY: help demo test check fmt lint rust-test python-test stubs soak bench bench-timing bench-million clean
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 15
@@ -57,6 +57,7 @@ soak: $(VENV)/.wheel $(VENV)/.dev ## Tries random lives of keys, races, crashes 
 bench: $(VENV)/.wheel $(VENV)/.dev ## Measures the native core, and protected routes beside peers from PyPI: a quarter of an hour.
 	$(BIN)/pip install --quiet --constraint constraints.txt --group bench
 	$(BIN)/python benches/native.py --json benches/results/native.json
+	$(BIN)/python benches/heartbeat.py --json benches/results/heartbeat.json
 	$(BIN)/python benches/serving.py --bad-tokens 10000000 --json benches/results/serving.json --chart benches/results/requests.svg
 
 bench-timing: $(VENV)/.wheel $(VENV)/.dev ## Tries to tell by the clock what must not be told: five minutes.

@@ -32,3 +32,15 @@ def test_the_classifier_and_the_t_test_tell_what_can_be_told():
         assert abs(timing["t_value"](one, other)) > 50
     assert timing["accuracy"](fast, list(fast)) <= 0.51
     assert abs(timing["t_value"](fast, list(fast))) < 1
+
+
+def test_a_quick_run_tells_how_late_the_event_loop_was(tmp_path):
+    """While a few tokens are stretched; whether that was too late is not said here."""
+    report = tmp_path / "report.json"
+    program = PROGRAM.with_name("heartbeat.py")
+    run = [sys.executable, program, "--cheap", "--count", "4", "--json", report]
+    result = subprocess.run(run, capture_output=True, text=True, check=True)
+    told = json.loads(report.read_text())
+    assert told["opened"] + told["no_telling"] == 4
+    assert told["worst_ms"] >= told["p99_ms"]
+    assert "event loop was late" in result.stdout

@@ -107,10 +107,11 @@ async def test_an_unknown_key_is_asked_for_once_in_a_while(keys, secret):
     assert store.loads == 1
 
 
+@pytest.mark.parametrize("engine_name", ["sqlite-async", "postgres-async", "mariadb-async"])
 async def test_forged_tokens_share_a_few_lookups(host_keys):
     """Without a right seal there are fifty a second for all of them, and then no telling."""
     ring = SecretRing(SecretRing.generate())
-    forged = [Token.mint("acme_live", ring) for _ in range(20_000)]
+    forged = [Token.mint("acme_live", ring) for _ in range(100_000)]
     refused = {InvalidKeyError: 0, UnavailableError: 0}
     with statements(host_keys) as sent:
         began = asyncio.get_running_loop().time()
@@ -122,7 +123,7 @@ async def test_forged_tokens_share_a_few_lookups(host_keys):
         took = asyncio.get_running_loop().time() - began
     assert len(sent) == refused[InvalidKeyError]
     assert 50 <= len(sent) <= 50 + 50 * took + 1
-    assert refused[UnavailableError] == 20_000 - len(sent)
+    assert refused[UnavailableError] == 100_000 - len(sent)
 
 
 async def test_a_wrong_secret_for_a_known_key_costs_no_query(host_keys, wrong_secret):
