@@ -5,11 +5,14 @@ import asyncio
 import pytest
 import sqlalchemy as sa
 from databases import kill_connections
+from hosts import Host
+from proxy import Proxy
 from subject import SILENT, as_elsewhere, core
 
 from keylatch import APIKeys
 from keylatch.errors import ConfigurationError, RevokedKeyError
 from keylatch.memory import MemoryStore
+from keylatch.sqlalchemy import SQLAlchemyStore
 
 pytestmark = pytest.mark.anyio
 
@@ -106,6 +109,44 @@ async def test_a_listener_comes_back(host, host_keys, other):
     assert await other.verify(later.token)
     await host_keys.revoke(later.key.id)
     await refused(other, later.token)
+
+
+@ENGINES
+async def test_a_listener_notices_that_nobody_answers(host, secret):
+    """Its connection may go dead without a word: it makes another one."""
+    url = host.engine.url.render_as_string(hide_password=False)
+    with Proxy(url) as proxy:
+        store = SQLAlchemyStore(proxy.url(url), deadline=0.5)
+        async with APIKeys(
+            store, prefix="acme_live", secret=secret, feed="notify", **SILENT
+        ) as other:
+            await listening(host)
+            new = await other.create(name="ci")
+            assert await other.verify(new.token)
+            proxy.swallow()
+            await asyncio.sleep(0.7)
+            proxy.forward()
+            await APIKeys(host.engine, prefix="acme_live", secret=secret).revoke(new.key.id)
+            await refused(other, new.token)
+
+
+@ENGINES
+@pytest.mark.parametrize("silent_for", [0, 2.5], ids=["while it listens", "while it connects"])
+async def test_a_silent_server_does_not_hold_up_the_end(host, secret, silent_for):
+    """A thread that waits for it is called back, or left behind."""
+    url = host.engine.url.render_as_string(hide_password=False)
+    with Proxy(url) as proxy:
+        async with Host.at(proxy.url(url)) as through:
+            store = SQLAlchemyStore(through.engine, deadline=0.5)
+            keys = APIKeys(store, prefix="acme", secret=secret, feed="notify", **SILENT)
+            await keys.__aenter__()
+            await listening(host)
+            proxy.swallow()
+            await asyncio.sleep(silent_for)
+            async with asyncio.timeout(5):
+                await keys.__aexit__(None, None, None)
+            proxy.cut()
+            proxy.forward()
 
 
 @ENGINES

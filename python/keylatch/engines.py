@@ -28,8 +28,8 @@ from sqlalchemy.orm import Session, scoped_session
 
 from keylatch.drivers import engine_of, first_line, is_conflict
 from keylatch.errors import ConfigurationError, UnavailableError
-from keylatch.listening import listen, listen_in_thread
-from keylatch.threads import Attempt, Threads
+from keylatch.listening import SILENCE, listen, listen_in_thread
+from keylatch.threads import Attempt, GivenUpError, Threads
 
 T = TypeVar("T")
 Unit = Callable[[sa.Connection], T]
@@ -125,14 +125,37 @@ class Database:
         self, engine: sa.Engine, channel: str, heard: Callable[[str], None]
     ) -> None:
         loop, attempt = asyncio.get_running_loop(), Attempt()
+        late = loop.call_later(self._deadline, attempt.cut)
 
-        def blocking() -> None:
-            for told in listen_in_thread(engine, channel):
+        def go_on() -> None:
+            nonlocal late
+            late.cancel()
+            late = loop.call_later(SILENCE + self._deadline, attempt.cut)
+
+        def listening(connection: sa.Connection) -> None:
+            for told in listen_in_thread(connection, channel):
                 attempt.go_on()
+                loop.call_soon_threadsafe(go_on)
                 if told is not None:
                     loop.call_soon_threadsafe(heard, told)
 
-        await self._threads.give(blocking, attempt)
+        def blocking() -> None:
+            with engine.connect() as connection:
+                attempt.on(connection, listening)
+
+        # The collection may end while a thread is still connecting.
+        task = asyncio.create_task(self._threads.give(blocking, attempt))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        try:
+            await asyncio.wait([task])
+            task.result()
+        except GivenUpError:
+            raise TimeoutError from None
+        finally:
+            late.cancel()
+            task.cancel()
+            del task
 
     async def close(self) -> None:
         """Closes the connections of an engine that was made here. It may be used again."""

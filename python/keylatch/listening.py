@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 # Seconds of silence after which the connection is asked whether it is still there.
-_SILENCE: Final = 0.5
+SILENCE: Final = 0.5
 
 Heard = Callable[[str], None]
 
@@ -45,7 +45,7 @@ async def _asyncpg(driver: Any, channel: str, heard: Heard, patience: float) -> 
     await driver.add_listener(channel, lambda *told: heard(told[3]))
     while not lost.is_set():
         try:
-            async with asyncio.timeout(_SILENCE):
+            async with asyncio.timeout(SILENCE):
                 await lost.wait()
         except TimeoutError:
             async with asyncio.timeout(patience):
@@ -57,7 +57,7 @@ async def _psycopg(driver: Any, channel: str, heard: Heard, patience: float) -> 
         await driver.set_autocommit(True)
         await driver.execute(f"LISTEN {channel}")
         while True:
-            async for told in driver.notifies(timeout=_SILENCE):
+            async for told in driver.notifies(timeout=SILENCE):
                 heard(told.payload)
             async with asyncio.timeout(patience):
                 await driver.execute("SELECT 1")
@@ -65,23 +65,22 @@ async def _psycopg(driver: Any, channel: str, heard: Heard, patience: float) -> 
         await driver.close()  # SQLAlchemy would forget it when this is cancelled
 
 
-def listen_in_thread(engine: sa.Engine, channel: str) -> Iterator[str | None]:
+def listen_in_thread(connection: sa.Connection, channel: str) -> Iterator[str | None]:
     """Yields what is heard, and None where nothing was for a while.
 
     Raises:
         ConnectionError: The connection was lost.
     """
-    with engine.connect() as connection:
-        driver: Any = connection.connection.driver_connection
-        connection.detach()
-        try:
-            driver.autocommit = True
-            driver.execute(f"LISTEN {channel}")
-            while True:
-                for told in driver.notifies(timeout=_SILENCE):
-                    yield told.payload
-                driver.execute("SELECT 1")
-                yield None
-        except Exception as error:  # noqa: BLE001 - whatever the driver calls it
-            reason = f"the connection that listens was lost: {type(error).__name__}"
-        raise ConnectionError(reason)
+    driver: Any = connection.connection.driver_connection
+    connection.detach()
+    try:
+        driver.autocommit = True
+        driver.execute(f"LISTEN {channel}")
+        while True:
+            for told in driver.notifies(timeout=SILENCE):
+                yield told.payload
+            driver.execute("SELECT 1")
+            yield None
+    except Exception as error:  # noqa: BLE001 - whatever the driver calls it
+        reason = f"the connection that listens was lost: {type(error).__name__}"
+    raise ConnectionError(reason)
