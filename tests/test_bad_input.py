@@ -293,7 +293,15 @@ async def test_a_row_that_the_host_refuses_is_no_duplicate(tmp_path, secret):
 
 @pytest.mark.parametrize(
     "damage",
-    ["scopes = '{'", "scopes = 'null'", "scopes = '\"a\"'", "created_at = 'x'", "created_at = 7"],
+    [
+        "scopes = '{'",
+        "scopes = 'null'",
+        "scopes = '\"a\"'",
+        "metadata = '[1]'",
+        "metadata = 'null'",
+        "created_at = 'x'",
+        "created_at = 7",
+    ],
 )
 async def test_a_damaged_row_is_unavailable_and_opens_nothing(tmp_path, secret, damage):
     """What cannot be read is a doubt: neither let in, nor refused as wrong, nor a crash."""

@@ -97,6 +97,26 @@ async def test_who_stops_waiting_takes_nobody_along(keys):
     assert store.loads == 1
 
 
+async def test_who_stops_waiting_for_a_store_that_is_broken_leaves_no_complaint(secret, caplog):
+    """Whatever it raises then, nobody is left to tell."""
+    store = MemoryStore()
+    async with APIKeys(store, prefix="acme", secret=secret, **SILENT) as keys:
+        new = await keys.create(name="ci")
+
+        async def load(_):
+            await asyncio.sleep(0.01)
+            raise ZeroDivisionError
+
+        store.load = load
+        request = asyncio.create_task(keys.verify(new.token))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        request.cancel()
+        await asyncio.sleep(0.05)
+        gc.collect()
+        assert not caplog.records
+
+
 async def test_an_unknown_key_is_asked_for_once_in_a_while(keys, secret):
     """A client in a loop with a key that was purged costs nothing."""
     store = Counted(keys._store)

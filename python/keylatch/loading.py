@@ -165,6 +165,8 @@ class Loader:
     def _loaded(self, key_id: str, task: "asyncio.Task[Row | UnavailableError]") -> None:
         if self._loads.get(key_id) is task:
             del self._loads[key_id]
+        if not task.cancelled():
+            task.exception()  # whoever asked may be gone
 
     async def _read(self, key_id: str, *, keep: bool) -> Row | UnavailableError:
         # An error is no exception here: all who wait would raise the same one, and hold on to

@@ -355,5 +355,7 @@ def _key(row: Mapping[Any, Any]) -> APIKey:
     values: dict[str, Any] = {name: row[name] for name in _FIELDS}
     if not isinstance(values["scopes"], list):
         raise TypeError("scopes are not a list")
+    if not isinstance(values["metadata"], dict):
+        raise TypeError("metadata is not an object")
     values["scopes"] = frozenset(values["scopes"])
     return APIKey(**values)
