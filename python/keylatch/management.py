@@ -404,7 +404,9 @@ class KeyManagement:
         """Deletes keys that were revoked, or have expired, long ago, with their audit trails.
 
         Args:
-            dead_for: How long they must have been dead.
+            dead_for: How long they must have been dead: by far longer than workers may take to
+                hear of it, ``max_staleness``. One that had not heard of a revocation before its
+                trail was deleted goes on with the key for up to five minutes.
             connection: A session or connection whose transaction this belongs to.
 
         Returns:
