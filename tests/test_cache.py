@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import pickle
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 from subject import SILENT, core
 
-from keylatch import APIKeys, Hasher, SecretRing, Token
+from keylatch import APIKeys, Hasher, SecretRing, Token, loading
 from keylatch.errors import (
     ConfigurationError,
     ExpiredKeyError,
@@ -388,6 +389,8 @@ async def test_a_transaction_of_many_changes_does_not_stop_the_event_loop(
         return over
 
     monkeypatch.setattr(host_keys._store, "transaction", transaction)
+    # Whatever other tests have left behind is not asked.
+    monkeypatch.setattr(loading, "_loaders", weakref.WeakSet([host_keys._loader]))
     async with host.transaction() as open_one:
         own = {"connection": open_one.connection}
         assert len(await host_keys.revoke_all(owner="ada", **own)) == 500

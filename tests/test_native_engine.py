@@ -64,6 +64,7 @@ def test_a_cached_key_comes_out_as_it_went_in():
     key = cache(made, its)
     assert made.check(SOURCES, bearer(its)) is key
     assert made.check_token(its) is key
+    made.close_usage()
     assert [count for _, count, _ in made.take_usage(10)] == [2]
 
 
@@ -225,6 +226,7 @@ def test_threads_count_every_use():
 
     def take() -> None:
         for number in range(500):
+            made.close_usage()
             portion = made.take_usage(3)
             if number % 2:
                 made.put_usage_back(portion)
@@ -236,6 +238,7 @@ def test_threads_count_every_use():
         each.start()
     for each in threads:
         each.join()
+    made.close_usage()
     taken += made.take_usage(1000)
     assert sum(count for _, count, _ in taken) == 12_000
 
