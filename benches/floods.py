@@ -13,7 +13,7 @@ from typing import Any
 
 import over_http
 import pure_python
-from contenders import KEY, OPEN, Contender
+from contenders import KEY, MIDDLEWARE, OPEN, Contender
 
 import keylatch
 
@@ -43,13 +43,17 @@ def over_network(
     count: int,
 ) -> dict[str, dict[str, Any]]:
     """Floods one server with one worker, in turns with requests for its open route."""
-    floods = {kind: tokens_of(kind, count, known[KEY].token) for kind in (FORGED, WRONG, JUNK)}
-    turns: dict[str, list[dict[str, float]]] = {name: [] for name in (OPEN, *floods)}
-    with over_http.serving([known[OPEN], known[KEY]], *options):
+    flooded = [known[name] for name in (KEY, MIDDLEWARE) if name in known]
+    floods = {OPEN: (known[OPEN], [known[OPEN].token])}
+    for target in flooded:
+        for kind in (FORGED, WRONG, JUNK):
+            made = tokens_of(kind, count, target.token)
+            floods[f"{kind}, to {target.name}"] = target, made
+    turns: dict[str, list[dict[str, float]]] = {name: [] for name in floods}
+    with over_http.serving([known[OPEN], *flooded], *options):
         for _ in range(rounds):
             for name, done in turns.items():
-                target = known[OPEN] if name == OPEN else known[KEY]
-                tokens = floods.get(name, [target.token])
+                target, tokens = floods[name]
                 before, start = queries(target), time.monotonic()
                 counts = over_http.load(target, tokens, seconds=seconds, connections=connections)
                 counts["lookups"] = queries(target) - before

@@ -20,7 +20,7 @@ import floods
 import growth
 import load
 import over_http
-from contenders import FLOOR, KEY, KEYSHIELD, MIDDLEWARE, OPEN
+from contenders import FLOOR, KEY, KEYSHIELD, MIDDLEWARE, OPEN, SCOPED_FLOOR
 from native import environment, show_environment
 
 PACKAGES = ["keylatch", "fastapi", "starlette", "uvicorn", "SQLAlchemy", "aiosqlite"]
@@ -86,6 +86,9 @@ def promises(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
     both = zip(alone[KEY]["rounds_us"], alone[FLOOR]["rounds_us"], strict=True)
     share = statistics.median(key - floor for key, floor in both)
     yield hold("µs over a dependency that does nothing", share, "at most", MOST_SHARE_US)
+    both = zip(alone[KEY]["rounds_us"], alone[SCOPED_FLOOR]["rounds_us"], strict=True)
+    share = statistics.median(key - floor for key, floor in both)
+    yield hold("µs over one that is given as much", share, "at most", MOST_SHARE_US)
     rows = report["http"].get("1", {})
     for name, least in LEAST_OF_OPEN.items():
         if name in rows:
@@ -125,13 +128,13 @@ def show(report: dict[str, Any]) -> None:
     tables["floods, 1 worker"] = report["floods"]["http"]
     for title, rows in tables.items():
         print(
-            f"\n{title:36} {'answers/s':>10} {'to open':>8} {'median ms':>10} {'p99 ms':>8}"
+            f"\n{title:46} {'answers/s':>10} {'to open':>8} {'median ms':>10} {'p99 ms':>8}"
             f" {'refused':>8} {'broken':>7}"
         )
         for name, row in rows.items():
             lookups = f" {row['lookups']:5} lookups" if "lookups" in row else ""
             print(
-                f"{name:36} {row['per_second']:10,.0f} {row['to_open']:8.3f}"
+                f"{name:46} {row['per_second']:10,.0f} {row['to_open']:8.3f}"
                 f" {row['median_ms']:10.1f} {row['p99_ms']:8.1f} {row['refused']:8,}"
                 f" {row['broken']:7}{lookups}"
             )
