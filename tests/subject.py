@@ -193,7 +193,7 @@ class Subject:
             "revoke": lambda: keys.revoke(key_id, reason="leaked"),
             "revoke_all": lambda: keys.revoke_all(owner="revoke_all"),
             "events": lambda: keys.events(made["get"].key.id),
-            "purge": lambda: keys.purge(dead_for=timedelta(0)),
+            "purge": lambda: keys.purge(dead_for=timedelta(hours=1)),
             "verify": lambda: keys.verify(made["get"].token),
         }
         keys._engine.flush()  # what is cached does not fail

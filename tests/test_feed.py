@@ -1,6 +1,7 @@
 """How a worker hears of changes that others made: by numbers, which no clock sets back."""
 
 import asyncio
+import time
 from datetime import timedelta
 
 import pytest
@@ -8,7 +9,7 @@ import sqlalchemy as sa
 from subject import SILENT, as_elsewhere
 
 from keylatch import APIKeys
-from keylatch.errors import RevokedKeyError, UnavailableError
+from keylatch.errors import InvalidKeyError, RevokedKeyError, UnavailableError
 from keylatch.feed import Gaps, Poll
 from keylatch.memory import MemoryStore
 from keylatch.records import Mark
@@ -139,11 +140,29 @@ async def test_an_audit_trail_that_was_purged_is_no_trouble(host_keys, other, cl
     await other._feed.once()
     assert not await revoked(other, new.token)
     clock.advance(hours=1)
-    await host_keys.purge(dead_for=timedelta(0))
+    await host_keys.purge(dead_for=timedelta(hours=1))
     await host_keys.update(new.key.id, name="renamed")
     await host_keys.revoke(new.key.id)
     await other._feed.once()
     assert await revoked(other, new.token)
+
+
+async def test_who_heard_nothing_for_long_reads_everything_anew(
+    host_keys, other, clock, monkeypatch
+):
+    """What changed while its machine slept may be purged by now, with every trace of it."""
+    dead = await host_keys.create(name="dead")
+    await host_keys.create(name="last")
+    await other._feed.once()
+    assert not await revoked(other, dead.token)
+    await host_keys.revoke(dead.key.id)
+    clock.advance(hours=1)
+    assert await host_keys.purge(dead_for=timedelta(hours=1)) == 1
+    woken = time.time() + 3600
+    monkeypatch.setattr(time, "time", lambda: woken)
+    await other._feed.once()
+    with pytest.raises(InvalidKeyError):
+        await other.verify(dead.token)
 
 
 class Failing(MemoryStore):

@@ -157,7 +157,7 @@ async def test_a_database_that_does_not_obey_is_unavailable(host, host_keys, clo
         host, [f"CREATE TRIGGER keep BEFORE {kept} ON api_keys BEGIN SELECT RAISE(IGNORE); END"]
     )
     calls = {
-        "DELETE": [lambda: host_keys.purge(dead_for=timedelta(0))],
+        "DELETE": [lambda: host_keys.purge(dead_for=timedelta(hours=1))],
         "UPDATE": [lambda: host_keys.revoke(key.id), lambda: host_keys.revoke_all(owner="u1")],
     }
     for call in calls[kept]:

@@ -28,7 +28,7 @@ def every_call(keys, key_id, connection):
     yield lambda: keys.revoke(key_id, **own)
     yield lambda: keys.revoke_all(owner="u1", **own)
     yield lambda: keys.events(key_id, **own)
-    yield lambda: keys.purge(dead_for=timedelta(0), **own)
+    yield lambda: keys.purge(dead_for=timedelta(hours=1), **own)
 
 
 async def refused(keys, connection, *, match="AUTOCOMMIT"):

@@ -29,6 +29,7 @@ from stores import key_database
 from subject import SILENT, as_elsewhere
 
 from keylatch import APIKeys, SecretRing, Token, management
+from keylatch.bounds import LEAST_DEAD_FOR
 from keylatch.errors import KeylatchError, KeyStateError
 from keylatch.memory import MemoryStore
 from keylatch.records import APIKey, KeyEvent, NewKey
@@ -135,7 +136,11 @@ async def ask(keys: APIKeys, name: str, arguments: dict[str, Any]) -> Outcome:
     try:
         if name == "list":
             return Outcome(await pages(keys, **arguments))
-        answer = await getattr(keys, name)(**arguments)
+        if name == "purge" and timedelta(0) <= arguments["dead_for"] < LEAST_DEAD_FOR:
+            # A store has no least, and there is most to run into.
+            answer = await keys._store.purge(keys._now() - arguments["dead_for"])
+        else:
+            answer = await getattr(keys, name)(**arguments)
     except KeyStateError as error:
         return Outcome(fault=f"KeyStateError: {error.state}")
     except (KeylatchError, ValueError, TypeError) as error:
@@ -250,12 +255,21 @@ class World:
                 assert explains(model, each.name, arguments, outcome), (each, outcome)
                 assert await self.state() == state(model), each
             await self.hear()
+            if "purge" in [
+                call.name for call in (each.calls if isinstance(each, Pair) else [each])
+            ]:
+                self.forget()
         await self.audit(model)
 
     async def hear(self) -> None:
         """Every worker has heard of what the others did."""
         for keys in self.workers:
             await keys._feed.once()
+
+    def forget(self) -> None:
+        """No worker has a key in its cache, where one that had expired may outlast a purge."""
+        for keys in self.workers:
+            keys._engine.flush()
 
     async def both(self, model: Model, pair: Pair) -> Model:
         """Two calls at once come out as if one had been made after the other."""

@@ -54,7 +54,7 @@ PYTHON_ARROWS = {
     "migrations.versions": {"migrations.steps"},  # each revision: it says all by itself
     "migrations": {"engines", "errors", "migrations.locks", "schema", "tables"},
     "loading": {"_native", "errors", "frozen", "moments", "records", "store"},
-    "feed": {"_native", "errors", "records", "store"},
+    "feed": {"_native", "bounds", "errors", "records", "store"},
     "usage": {"_native", "errors", "moments", "records", "store"},
     "management": {
         "_native",

@@ -21,6 +21,8 @@ MAX_METADATA_DEPTH: Final = 16
 # A day later PostgreSQL's drivers cannot read a moment any more in every time zone.
 LATEST: Final = datetime(9998, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
 MAX_PAGE: Final = 500
+# By when workers have heard of a change, or read everything anew.
+LEAST_DEAD_FOR: Final = timedelta(hours=1)
 
 _SCOPE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._/-]{0,63}")
 _KEY_ID: Final = re.compile(r"[0-9a-hjkmnp-tv-z]{16}")
@@ -145,16 +147,18 @@ def grace(value: timedelta, *, now: datetime) -> timedelta:
     return value
 
 
-def moment_ago(value: timedelta, what: str, *, now: datetime) -> datetime:
-    """Checks a duration that lies behind us: not negative. Returns when it began."""
-    if not isinstance(value, timedelta):
-        raise TypeError(f"{what} must be a timedelta, not {type(value).__name__}")
-    if value < timedelta(0):
-        raise ValueError(f"{what} must not be negative")
+def dead_since(dead_for: timedelta, *, now: datetime) -> datetime:
+    """Checks for how long a key must have been dead: at least an hour. Returns since when."""
+    if not isinstance(dead_for, timedelta):
+        raise TypeError(f"dead_for must be a timedelta, not {type(dead_for).__name__}")
+    if dead_for < LEAST_DEAD_FOR:
+        raise ValueError(
+            "dead_for must be at least an hour: workers hear of a revocation from what is deleted"
+        )
     try:
-        return now - value
+        return now - dead_for
     except OverflowError:
-        raise ValueError(f"{what} must begin after the year 1") from None
+        raise ValueError("dead_for must begin after the year 1") from None
 
 
 def is_key_id(value: object) -> bool:

@@ -1,16 +1,18 @@
 """How a process hears that keys were changed elsewhere. A feed can only evict, never grant.
 
-Knows the native core and the store; no framework and no database.
+Knows the native core, the store and how long a purge waits; no framework and no database.
 """
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
 from keylatch._native import Engine
+from keylatch.bounds import LEAST_DEAD_FOR
 from keylatch.errors import KeylatchError
 from keylatch.records import Mark
 from keylatch.store import Store
@@ -24,6 +26,9 @@ _WINDOW: Final = 10_000
 # Seconds for which a transaction may stay open, from the first entry it writes, and be noticed
 # when it commits. What takes longer is found when its key is read anew, after five minutes.
 _PATIENCE: Final = 3600
+# Seconds after which changes may have been purged that were not heard of: half of the time for
+# which a purge leaves them, since clocks of machines differ.
+_FORGOTTEN: Final = LEAST_DEAD_FOR.total_seconds() / 2
 # Seconds until a connection is made again that was lost.
 _PAUSE: Final = 1
 # Stretches of missing numbers that are asked for at most, the latest ones.
@@ -55,6 +60,7 @@ class Poll:
         self._gaps = Gaps()
         self._begun = self._failed = False
         self.heard_at: int | None = None
+        self._moment = 0.0
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -81,15 +87,17 @@ class Poll:
         Raises:
             UnavailableError: The store failed.
         """
-        asked = self._engine.ticks()
-        failed, self._failed = self._failed, True
+        # By the clock on the wall too, since ticks stand still while a machine sleeps.
+        asked, moment = self._engine.ticks(), time.time()
+        in_doubt = self._failed or not 0 <= moment - self._moment < _FORGOTTEN
+        self._failed = True
         if not self._begun or not await self._follow():
             await self._begin()
-        elif failed:
+        elif in_doubt:
             self._engine.flush()  # nothing is taken on trust
         self._begun, self._failed = True, False
         self._engine.heard(asked)
-        self.heard_at = asked
+        self.heard_at, self._moment = asked, moment
 
     async def _begin(self) -> None:
         """Starts where the audit trail ends now, with everything unknown."""

@@ -404,19 +404,18 @@ class KeyManagement:
         """Deletes keys that were revoked, or have expired, long ago, with their audit trails.
 
         Args:
-            dead_for: How long they must have been dead: by far longer than workers may take to
-                hear of it, ``max_staleness``. One that had not heard of a revocation before its
-                trail was deleted goes on with the key for up to five minutes.
+            dead_for: How long they must have been dead, at least an hour: every worker has heard
+                of it by then.
             connection: A session or connection whose transaction this belongs to.
 
         Returns:
             How many.
 
         Raises:
-            ValueError: The duration is negative.
+            ValueError: The duration is shorter than an hour.
             UnavailableError: The database failed. Some keys may be gone: call it again.
         """
-        dead_since = bounds.moment_ago(dead_for, "dead_for", now=self._now())
+        dead_since = bounds.dead_since(dead_for, now=self._now())
         await self._ready()
         return await self._store.purge(dead_since, connection=connection)
 
