@@ -581,6 +581,20 @@ async def test_argon2_does_not_stop_the_event_loop(secret, clock):
         assert beats > 20
 
 
+async def test_another_event_loop_is_served_from_the_cache_only(keys):
+    """The connections belong to the loop in which the collection was started."""
+    known, unknown = await keys.create(name="known"), await keys.create(name="unknown")
+    await keys.verify(known.token)
+
+    def elsewhere(token):
+        return asyncio.run(keys.verify(token))
+
+    assert await asyncio.to_thread(elsewhere, known.token) == known.key
+    with pytest.raises(ConfigurationError, match="another event loop"):
+        await asyncio.to_thread(elsewhere, unknown.token)
+    assert await keys.verify(unknown.token) == unknown.key
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_forked_child_begins_anew(tmp_path, secret):
     """What the parent had cached, the child does not have, nor the uses that it counted."""

@@ -237,6 +237,8 @@ class APIKeys(KeyManagement):
             InsufficientScopeError: The right key; it lacks a scope.
             UnavailableError: The database failed, or the stored hash needs a server secret that
                 is not in the ring: there is no telling.
+            ConfigurationError: The collection was started in another event loop, and its cache
+                does not have the key.
             ValueError: A needed scope is malformed.
             TypeError: The token is no str.
         """
@@ -325,6 +327,11 @@ class APIKeys(KeyManagement):
         )
 
     async def _look_up(self, token: Token, required: frozenset[str] | None) -> APIKey:
+        if self._tasks and self._tasks[0].get_loop() is not asyncio.get_running_loop():
+            raise ConfigurationError(
+                "the collection was started in another event loop: verify there, or make a "
+                "collection for this one"
+            )
         try:
             await self._ready()
             return await self._loader.open(token, required, self._moment, cached=bool(self._tasks))
