@@ -33,6 +33,8 @@ from keylatch.threads import Attempt, GivenUpError, Threads
 
 T = TypeVar("T")
 Unit = Callable[[sa.Connection], T]
+# One of many steps is called with what it calls after each of them.
+Steps = Callable[[sa.Connection, Callable[[], None]], T]
 
 logger = logging.getLogger("keylatch")
 
@@ -81,6 +83,14 @@ class Database:
 
         A transaction of its own is repeated when the database gives it up for another one, and
         when its connection turns out to be dead.
+
+        Raises:
+            As :meth:`run_steps`.
+        """
+        return await self.run_steps(lambda on, _: unit(on), connection)
+
+    async def run_steps(self, unit: Steps[T], connection: Any = None) -> T:
+        """Runs a unit of work of many steps in one transaction: each of them has the deadline.
 
         Raises:
             UnavailableError: The database failed, or did not answer in time.
@@ -181,8 +191,8 @@ class Database:
             except TimeoutError:
                 patience = 0
 
-    async def _in_time(self, unit: Unit[T]) -> T:
-        """In a transaction of our own. Answers by the deadline, whatever it takes to clean up.
+    async def _in_time(self, unit: Steps[T]) -> T:
+        """In a transaction of our own. Answers by a step's deadline, whatever it takes to clean up.
 
         That goes on in a task that no cancellation of the caller's reaches a second time.
         """
@@ -191,7 +201,8 @@ class Database:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         try:
-            await asyncio.wait([task], timeout=self._deadline)
+            while not task.done() and (left := attempt.left(self._deadline)) > 0:
+                await asyncio.wait([task], timeout=left)
         finally:
             attempt.given_up = not task.done()
             task.cancel()
@@ -207,7 +218,7 @@ class Database:
         if not task.cancelled():
             task.exception()  # somebody has it, or there was nobody left to tell
 
-    async def _repeated(self, unit: Unit[T], attempt: Attempt) -> T:
+    async def _repeated(self, unit: Steps[T], attempt: Attempt) -> T:
         for number in range(_ATTEMPTS - 1):
             try:
                 return await self._once(unit, attempt)
@@ -220,13 +231,13 @@ class Database:
             await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - it is no secret
         return await self._once(unit, attempt)
 
-    async def _once(self, unit: Unit[T], attempt: Attempt) -> T:
+    async def _once(self, unit: Steps[T], attempt: Attempt) -> T:
         if isinstance(self.engine, AsyncEngine):
             async with self.engine.connect() as connection:
                 return await _run_sync(connection, _transaction, unit, attempt)
         return await self._in_a_thread(self.engine, unit, attempt)
 
-    async def _in_a_thread(self, engine: sa.Engine, unit: Unit[T], attempt: Attempt) -> T:
+    async def _in_a_thread(self, engine: sa.Engine, unit: Steps[T], attempt: Attempt) -> T:
         def blocking() -> T:
             attempt.go_on()
             with engine.connect() as connection:
@@ -234,41 +245,42 @@ class Database:
 
         return await self._threads.give(blocking, attempt)
 
-    async def _within(self, connection: Any, unit: Unit[T]) -> T:
+    async def _within(self, connection: Any, unit: Steps[T]) -> T:
         """In the host's transaction, which only the host commits or rolls back."""
         if isinstance(connection, async_scoped_session | scoped_session):
             connection = connection()
 
-        def in_session(session: Session) -> T:
-            return in_connection(self._of_session(session))
+        def in_session(session: Session, come_on: Callable[[], None]) -> T:
+            return in_connection(self._of_session(session), come_on)
 
-        def in_connection(connection: sa.Connection) -> T:
+        def in_connection(connection: sa.Connection, come_on: Callable[[], None]) -> T:
             if not connection.in_transaction():
                 connection.begin()  # as a statement would: hosts hang a BEGIN of their own on it
             refuse_autocommit(connection)
             with _spoiling(connection):
-                return unit(connection)
+                return unit(connection, come_on)
+
+        def in_thread(attempt: Attempt) -> T:
+            host = self._of_session(connection) if isinstance(connection, Session) else connection
+            return attempt.on(host, partial(in_connection, come_on=attempt.come_on))
 
         match connection:
             case AsyncSession():
-                async with asyncio.timeout(self._deadline):
-                    return await _run_sync(connection, in_session)
+                async with asyncio.timeout(self._deadline) as timeout:
+                    return await _run_sync(connection, in_session, self._renewal(timeout))
             case AsyncConnection():
-                async with asyncio.timeout(self._deadline):
-                    return await _run_sync(connection, in_connection)
-            case Session():
-                return await self._threads.lend(
-                    lambda attempt: attempt.on(self._of_session(connection), in_connection),
-                    deadline=self._deadline,
-                )
-            case sa.Connection():
-                return await self._threads.lend(
-                    lambda attempt: attempt.on(connection, in_connection), deadline=self._deadline
-                )
+                async with asyncio.timeout(self._deadline) as timeout:
+                    return await _run_sync(connection, in_connection, self._renewal(timeout))
+            case Session() | sa.Connection():
+                return await self._threads.lend(in_thread, deadline=self._deadline)
         raise TypeError(
             "connection must be a SQLAlchemy session or connection, not "
             f"{type(connection).__name__}"
         )
+
+    def _renewal(self, timeout: asyncio.Timeout) -> Callable[[], None]:
+        loop = asyncio.get_running_loop()
+        return lambda: timeout.reschedule(loop.time() + self._deadline)
 
     def _of_session(self, session: Session) -> sa.Connection:
         try:
@@ -377,11 +389,11 @@ def _sqlite_autocommits(driver: Any) -> bool:
     return False
 
 
-def _transaction(connection: sa.Connection, unit: Unit[T], attempt: Attempt) -> T:
+def _transaction(connection: sa.Connection, unit: Steps[T], attempt: Attempt) -> T:
     attempt.go_on()
     with connection.begin():
         refuse_autocommit(connection)  # the pool may have it from somebody who turned it on
-        result = unit(connection)
+        result = unit(connection, attempt.come_on)
         attempt.go_on()
         attempt.committing = True
     return result

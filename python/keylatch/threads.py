@@ -5,10 +5,11 @@ Knows connections as far as their lines can be cut, and no statement.
 
 import asyncio
 import contextvars
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -30,16 +31,26 @@ class GivenUpError(Exception):
 
 @dataclass(eq=False)
 class Attempt:
-    """How far a unit of work has come, and whether anybody still waits for it."""
+    """How far a unit of work has come, and when, and whether anybody still waits for it."""
 
     committing: bool = False
     given_up: bool = False
     line: Line | None = None
+    came_on_at: float = field(default_factory=time.monotonic)
 
     def go_on(self) -> None:
         """Raises GivenUpError if there is nobody to answer to."""
         if self.given_up:
             raise GivenUpError
+
+    def come_on(self) -> None:
+        """Notes that a step is done, so that the next one has a deadline of its own."""
+        self.go_on()
+        self.came_on_at = time.monotonic()
+
+    def left(self, deadline: float) -> float:
+        """How many seconds this step still has."""
+        return self.came_on_at + deadline - time.monotonic()
 
     def on(self, connection: sa.Connection, unit: Callable[[sa.Connection], T]) -> T:
         """Does the work in a way that ``cut`` can end."""
@@ -85,10 +96,21 @@ class Threads:
         """
         attempt = Attempt()
         future = self._submit(work, attempt)
-        late = asyncio.get_running_loop().call_later(deadline, attempt.cut)
+        loop = asyncio.get_running_loop()
+        late: asyncio.TimerHandle
+
+        def look() -> None:
+            nonlocal late
+            if (left := attempt.left(deadline)) > 0:
+                late = loop.call_later(left, look)
+            else:
+                attempt.cut()
+
+        late = loop.call_later(deadline, look)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
+            attempt.given_up = True  # after the step that it is at
             while not future.done():
                 with suppress(asyncio.CancelledError):  # anyio cancels until it is obeyed
                     await asyncio.wait([future])
