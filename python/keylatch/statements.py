@@ -188,9 +188,9 @@ def purge(connection: sa.Connection, dead_since: datetime) -> int:
 def changes(
     connection: sa.Connection, after: int | None, missing: Sequence[range], limit: int
 ) -> list[Mark]:
-    """Reads entries of the audit trail: the missing ones, and those from a number on.
+    """Reads entries of the audit trail: those from a number on, and missing ones.
 
-    With None instead of a number, the latest ones.
+    With None instead of a number, the latest ones. Of a great many not all are read at once.
     """
     number = api_key_events.c.id
     if after is None:
@@ -204,9 +204,15 @@ def changes(
         # As many as a power of two, so that few statements have to be prepared.
         padding = (1 << (len(single) - 1).bit_length()) - len(single)
         queries.append(_MARK.where(number.in_(single + single[:1] * padding)))
-    stretches = [numbers for numbers in missing if len(numbers) > _FEW]
-    queries += [_MARK.where(number.between(each[0], each[-1])) for each in stretches]
-    marks = [_mark(row) for query in queries for row in connection.execute(query)]
+    queries += [
+        _MARK.where(number.between(numbers[0], numbers[-1])).order_by(number).limit(limit)
+        for numbers in missing
+        if len(numbers) > _FEW
+    ]
+    marks: list[Mark] = []
+    for query in queries:
+        if len(marks) < limit:
+            marks += map(_mark, connection.execute(query))
     return sorted(marks, key=attrgetter("number"))
 
 

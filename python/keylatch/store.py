@@ -79,8 +79,9 @@ class Store(Protocol):
     ) -> list[Mark]:
         """Reads entries of the audit trail, in their order.
 
-        Those whose numbers are missing, and of those from a number on, that one included, the
-        first ones up to the limit; the latest ones up to the limit if it is None.
+        Of those from a number on, that one included, the first ones up to the limit, or the
+        latest ones up to the limit if it is None; and those whose numbers are missing. Some of
+        these may be left for the next time where at least so many are read as the limit says.
         """
 
     @property
