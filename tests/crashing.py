@@ -17,10 +17,12 @@ from datetime import timedelta
 
 import sqlalchemy as sa
 
-from keylatch import APIKeys
+from keylatch import APIKeys, KeyRequest
 
 # Seconds: from before the first connection to some dozens of calls.
 SHORTEST, LONGEST = 0.005, 0.080
+# Keys that are made at once: more than one call of a driver writes.
+MANY = 250
 PHASES = ("between calls", "in a transaction", "committing", "before its line")
 BETWEEN, TRANSACTION, COMMITTING, RETURNED = range(4)
 # Shared with the children, so that it is there when they are not.
@@ -33,7 +35,7 @@ def enter(number: int) -> None:
 
 
 async def live(url: str, pipe: int) -> None:
-    """Makes keys for ever; now and then rotates or revokes one."""
+    """Makes keys for ever; now and then rotates or revokes one, or makes many at once."""
 
     def write(line: str) -> None:
         enter(RETURNED)
@@ -55,6 +57,8 @@ async def live(url: str, pipe: int) -> None:
             elif chance < 0.5:
                 await keys.revoke(new.key.id)
                 write(f"revoked {new.token}")
+            elif chance < 0.6:
+                await keys.create_many([KeyRequest(name="ci", owner="many")] * MANY)
 
 
 def main() -> None:

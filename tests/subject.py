@@ -17,7 +17,7 @@ from canaries import Canaries
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from keylatch import APIKeys, Hasher, NewKey, Token, loading
+from keylatch import APIKeys, Hasher, KeyRequest, NewKey, Token, loading
 from keylatch.errors import UnavailableError
 from keylatch.sqlalchemy import SQLAlchemyStore, metadata
 
@@ -32,7 +32,7 @@ SILENT: dict[str, Any] = {"max_staleness": 7200, "poll_interval": 3600, "usage_i
 READS = ("get", "list", "events", "verify")
 # Those that change a key that is there, and wait for whoever holds it.
 EDITS = ("update", "rotate", "revoke", "revoke_all", "purge")
-CHANGES = ("create", *EDITS)
+CHANGES = ("create", "create_many", *EDITS)
 CALLS = (*READS, *CHANGES)
 
 SERVERS = ("postgres-async", "postgres-sync", "mariadb-async", "mariadb-sync")
@@ -186,6 +186,7 @@ class Subject:
         key_id = made[name].key.id if name in made else ""
         calls: dict[str, Callable[[], Awaitable[Any]]] = {
             "create": lambda: keys.create(name="create", actor="ada"),
+            "create_many": lambda: keys.create_many([KeyRequest(name="create")] * 2),
             "get": lambda: keys.get(key_id),
             "list": lambda: keys.list(owner="get"),
             "update": lambda: keys.update(key_id, scopes=["a"], metadata={"b": 1}),

@@ -11,6 +11,7 @@ from databases import empty_database
 from integrity import violations
 from sqlalchemy.exc import SQLAlchemyError
 
+from keylatch import KeyRequest
 from keylatch.errors import ConfigurationError, SchemaError, UnavailableError
 from keylatch.sqlalchemy import SQLAlchemyStore
 
@@ -67,6 +68,7 @@ async def test_a_host_cannot_commit_half_of_a_change(host, host_keys, clock):
     try:
         for change in (
             lambda **options: host_keys.create(name="new", **options),
+            lambda **options: host_keys.create_many([KeyRequest(name="new")] * 2, **options),
             lambda **options: host_keys.update(key.id, scopes=["admin"], **options),
             lambda **options: host_keys.rotate(key.id, grace=timedelta(hours=1), **options),
             lambda **options: host_keys.revoke(key.id, **options),

@@ -254,12 +254,12 @@ class CollidingStore(MemoryStore):
         super().__init__()
         self.collisions = collisions
 
-    async def insert(self, new, *, connection=None) -> None:
+    async def insert(self, new, **options) -> None:
         """Collides, as often as it should."""
         if self.collisions:
             self.collisions -= 1
             raise DuplicateKeyError
-        await super().insert(new)
+        await super().insert(new, **options)
 
 
 async def test_create_mints_again_when_an_id_is_taken(secret):

@@ -25,6 +25,7 @@ PYTHON_ARROWS = {
     "records": set(),
     "moments": set(),
     "frozen": set(),
+    "turns": set(),
     "listing": {"bounds", "moments", "records"},
     "changes": {"bounds", "errors", "records"},
     "store": {"listing", "records"},
@@ -65,6 +66,7 @@ PYTHON_ARROWS = {
         "loading",
         "records",
         "store",
+        "turns",
     },
     "keys": {
         "_native",

@@ -6,13 +6,14 @@ Imports neither FastAPI nor SQLAlchemy: those stand behind ``keylatch.fastapi`` 
 
 from keylatch._native import Hasher, SecretRing, Token, mint, parse
 from keylatch.keys import APIKeys
-from keylatch.records import APIKey, KeyEvent, NewKey, Page
+from keylatch.records import APIKey, KeyEvent, KeyRequest, NewKey, Page
 
 __all__ = [
     "APIKey",
     "APIKeys",
     "Hasher",
     "KeyEvent",
+    "KeyRequest",
     "NewKey",
     "Page",
     "SecretRing",

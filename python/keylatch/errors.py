@@ -134,6 +134,20 @@ class UnknownKeyError(KeylatchError):
         )
 
 
+class KeyRequestError(KeylatchError, ValueError):
+    """One of many keys cannot be made as requested, and so none was.
+
+    Args:
+        index: Which request, counted from 0.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, index: int, reason: str) -> None:
+        self.index = index
+        self.reason = reason
+        super().__init__(f"request {index}, counted from 0: {reason}")
+
+
 class KeyStateError(KeylatchError):
     """A key cannot be changed like this any more.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from keylatch import bounds, changes, loading
 from keylatch._native import Hasher, SecretRing, Token
-from keylatch.errors import UnavailableError, UnknownKeyError
+from keylatch.errors import KeyRequestError, UnavailableError, UnknownKeyError
 from keylatch.listing import Cursor, KeyFilter
 from keylatch.records import (
     UNCHANGED,
@@ -21,12 +21,14 @@ from keylatch.records import (
     Change,
     KeyEvent,
     KeyRecord,
+    KeyRequest,
     NewKey,
     Page,
     Status,
     Unchanged,
 )
-from keylatch.store import DuplicateKeyError, Store
+from keylatch.store import DuplicateKeyError, Progress, Store
+from keylatch.turns import in_turns
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -96,17 +98,16 @@ class KeyManagement:
             UnavailableError: The database failed; nothing was written that would open anything.
             OSError: The operating system gave no random bytes.
         """
-        now = self._now()
-        wanted = APIKey(
-            id="",
-            prefix=self._own_prefix(prefix),
-            name=bounds.text(name, "name"),
-            owner=bounds.optional_text(owner, "owner"),
-            scopes=bounds.scopes(scopes),
-            metadata=bounds.metadata(metadata),
-            created_at=now,
-            expires_at=bounds.expiry(now=now, expires_at=expires_at, expires_in=expires_in),
+        request = KeyRequest(
+            name=name,
+            owner=owner,
+            scopes=scopes,
+            expires_in=expires_in,
+            expires_at=expires_at,
+            metadata=metadata,
+            prefix=prefix,
         )
+        wanted = self._wanted(request, self._now())
         actor = bounds.optional_text(actor, "actor")
         await self._ready()
 
@@ -117,6 +118,63 @@ class KeyManagement:
             async with self._changing({token.key_id}, connection):
                 await self._store.insert([(record, event)], connection=connection)
             return NewKey(record.key, token.reveal())
+
+        return await _minted(insert)
+
+    async def create_many(
+        self,
+        requests: Iterable[KeyRequest],
+        *,
+        actor: str | None = None,
+        connection: "HostConnection | None" = None,
+        progress: Progress | None = None,
+    ) -> Sequence[NewKey]:
+        """Makes many keys in one transaction: all of them, or none.
+
+        All requests are checked before anything is written. The database has its deadline for
+        each step, not for all of them. SQLite lets nobody else write meanwhile, and without WAL
+        nobody read.
+
+        Args:
+            requests: What to make, each with the bounds of :meth:`create`.
+            actor: Who makes them, for the audit trail.
+            connection: A session or connection whose transaction this belongs to. Hand out no
+                token before it commits.
+            progress: Called in the event loop, now and then, with how many are written so far.
+
+        Returns:
+            The keys and their tokens, in the order of the requests. Nothing keeps the tokens.
+
+        Raises:
+            KeyRequestError: A request is outside the bounds; its text and ``index`` name it.
+            ValueError: The actor is outside its bounds.
+            TypeError: The actor is no str.
+            UnavailableError: The database failed; nothing was written that would open anything.
+            OSError: The operating system gave no random bytes.
+        """
+        actor = bounds.optional_text(actor, "actor")
+        now = self._now()
+        wanted: list[APIKey] = []
+        async for request in in_turns(requests):
+            try:
+                wanted.append(self._wanted(request, now))
+            except (TypeError, ValueError) as error:
+                raise KeyRequestError(len(wanted), str(error)) from None
+        await self._ready()
+        if not wanted:
+            return []
+
+        async def insert() -> Sequence[NewKey]:
+            made: list[NewKey] = []
+            rows: list[tuple[KeyRecord, KeyEvent]] = []
+            async for key in in_turns(wanted):
+                token = Token.mint(key.prefix, self._ring)
+                record = self._record(key, token)
+                rows.append((record, changes.created(record.key, actor)))
+                made.append(NewKey(record.key, token.reveal()))
+            # No cache has to be told: nobody can have asked for an id before it was minted.
+            await self._store.insert(rows, connection=connection, progress=progress)
+            return made
 
         return await _minted(insert)
 
@@ -455,6 +513,23 @@ class KeyManagement:
             return changes.revoked(record, now=at, reason=reason, actor=actor)
 
         return decide
+
+    def _wanted(self, request: KeyRequest, now: datetime) -> APIKey:
+        """A key as it is requested, without an id so far."""
+        if not isinstance(request, KeyRequest):
+            raise TypeError(f"a request must be a KeyRequest, not {type(request).__name__}")
+        return APIKey(
+            id="",
+            prefix=self._own_prefix(request.prefix),
+            name=bounds.text(request.name, "name"),
+            owner=bounds.optional_text(request.owner, "owner"),
+            scopes=bounds.scopes(request.scopes),
+            metadata=bounds.metadata(request.metadata),
+            created_at=now,
+            expires_at=bounds.expiry(
+                now=now, expires_at=request.expires_at, expires_in=request.expires_in
+            ),
+        )
 
     def _record(self, key: APIKey, token: Token) -> KeyRecord:
         return KeyRecord(replace(key, id=token.key_id), self._hasher.hash(token))

@@ -8,7 +8,7 @@ from datetime import datetime
 from keylatch.errors import ConfigurationError
 from keylatch.listing import Cursor, KeyFilter
 from keylatch.records import DECOY, APIKey, Change, KeyEvent, KeyRecord, Mark, Use
-from keylatch.store import Connection, Decide, DuplicateKeyError
+from keylatch.store import Connection, Decide, DuplicateKeyError, Progress
 
 
 class MemoryStore:
@@ -30,7 +30,11 @@ class MemoryStore:
         """Does nothing: the keys stay for as long as the store does."""
 
     async def insert(
-        self, new: Sequence[tuple[KeyRecord, KeyEvent]], *, connection: Connection | None = None
+        self,
+        new: Sequence[tuple[KeyRecord, KeyEvent]],
+        *,
+        connection: Connection | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """Adds keys."""
         _refuse(connection)
@@ -39,6 +43,8 @@ class MemoryStore:
             raise DuplicateKeyError
         for record, event in new:
             self._write(record, event)
+        if progress is not None:
+            progress(len(new))
 
     async def load(self, key_id: str, *, connection: Connection | None = None) -> KeyRecord | None:
         """Reads a key by its id."""

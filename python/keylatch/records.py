@@ -4,9 +4,9 @@ Of frameworks it knows one thing, without importing any: how to keep Pydantic fr
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Final, Literal, NoReturn
 
@@ -88,6 +88,29 @@ def differences(one: APIKey, other: APIKey) -> list[str]:
 
 def _exact(value: object) -> object:
     return json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRequest:
+    """A key to be made, one of many. The bounds are those of ``create``.
+
+    Attributes:
+        name: What people call it, 1 to 255 characters.
+        owner: Whom it belongs to: an id of the host application, 1 to 255 characters.
+        scopes: What it may do; at most 64 names such as ``items:read``.
+        expires_in: How long it lives. It lives until revoked if neither is given.
+        expires_at: The moment, aware, at which it ends.
+        metadata: A JSON object of at most 8 KiB.
+        prefix: One of the collection's prefixes; the first one if left out.
+    """
+
+    name: str
+    owner: str | None = None
+    scopes: Iterable[str] = ()
+    expires_in: timedelta | None = None
+    expires_at: datetime | None = None
+    metadata: Mapping[str, Any] | None = None
+    prefix: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 Connects the statements to the engine that they run on.
 """
 
+import asyncio
 import weakref
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -19,7 +20,7 @@ from keylatch.errors import ConfigurationError, UnavailableError
 from keylatch.listening import can_listen
 from keylatch.listing import Cursor, KeyFilter
 from keylatch.records import APIKey, Change, KeyEvent, KeyRecord, Mark, Use
-from keylatch.store import Connection, Decide
+from keylatch.store import Connection, Decide, Progress
 from keylatch.tables import api_keys, metadata
 
 # How often in a row others may be faster with every key of an owner.
@@ -112,10 +113,27 @@ class SQLAlchemyStore:
         await self._database.close()
 
     async def insert(
-        self, new: Sequence[tuple[KeyRecord, KeyEvent]], *, connection: Connection | None = None
+        self,
+        new: Sequence[tuple[KeyRecord, KeyEvent]],
+        *,
+        connection: Connection | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        """Adds keys and their events in one transaction."""
-        await self._database.run(partial(statements.insert, new=new), connection)
+        """Adds keys and their events in one transaction. Many have the deadline for each step."""
+        if len(new) == 1:
+            await self._database.run(partial(statements.insert, new=new[0]), connection)
+            return
+        loop = asyncio.get_running_loop()
+
+        def unit(on: sa.Connection, come_on: Callable[[], None]) -> None:
+            def wrote(count: int) -> None:
+                come_on()
+                if progress is not None:
+                    loop.call_soon_threadsafe(progress, count)
+
+            statements.insert_many(on, new, wrote)
+
+        await self._database.run_steps(unit, connection)
 
     async def load(self, key_id: str, *, connection: Connection | None = None) -> KeyRecord | None:
         """Reads a key by its id."""

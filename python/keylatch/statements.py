@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from keylatch.errors import UnavailableError
 from keylatch.listing import Cursor, KeyFilter
@@ -84,29 +84,62 @@ _LOCK_SQLITE: Final = (
 )
 # How many rows are changed by one statement: their ids fit into one packet of any database.
 _PORTION: Final = 500
+# How many rows are written by one call of a driver: preparing more would hold up the event loop.
+_WRITTEN: Final = 200
 # Missing entries of the audit trail that are asked for one by one, not as a stretch of numbers.
 _FEW: Final = 16
 
 
-def insert(connection: sa.Connection, new: Sequence[tuple[KeyRecord, KeyEvent]]) -> None:
-    """Adds keys and their events. ``DuplicateKeyError`` if an id is taken."""
-    rows = [_row(record) | {"updated_at": event.at} for record, event in new]
+def insert(connection: sa.Connection, new: tuple[KeyRecord, KeyEvent]) -> None:
+    """Adds a key and its event. ``DuplicateKeyError`` if the id is taken."""
+    rows = _rows([new])
     if connection.dialect.name == "postgresql":
         # An error would spoil the transaction, which may be the host's.
         statement = postgresql.insert(api_keys).on_conflict_do_nothing(index_elements=["id"])
         # Not as one VALUES of all rows, which SQLAlchemy would compile anew each time.
-        written = connection.scalars(statement.returning(api_keys.c.id), rows).all()
-        if len(written) != len(rows):
+        if not connection.scalars(statement.returning(api_keys.c.id), rows).all():
             raise DuplicateKeyError
     else:
         try:
             connection.execute(sa.insert(api_keys), rows)
         except IntegrityError:
-            # Something of the host's own, such as a trigger, may have refused the row.
-            if not any(_lock(connection, row["id"]) for row in rows):
-                raise
-            raise DuplicateKeyError from None
-    _write_events(connection, [event for _, event in new])
+            _refuse_taken(connection, rows)
+            raise
+    _write_events(connection, [new[1]])
+
+
+def insert_many(
+    connection: sa.Connection,
+    new: Sequence[tuple[KeyRecord, KeyEvent]],
+    wrote: Callable[[int], None],
+) -> None:
+    """Adds keys and their events, all or none. ``DuplicateKeyError`` if an id is taken.
+
+    Args:
+        connection: To a database.
+        new: The keys, each with its event.
+        wrote: Called after each step with how many of the keys are written, two halves a key.
+    """
+    if len({record.key.id for record, _ in new}) < len(new):
+        raise DuplicateKeyError
+    portions = [new[start : start + _WRITTEN] for start in range(0, len(new), _WRITTEN)]
+    rows: list[dict[str, Any]] = []
+    halves = 0
+    try:
+        with _all_or_nothing(connection):
+            for portion in portions:
+                rows = _rows(portion)
+                connection.execute(sa.insert(api_keys), rows)
+                halves += len(portion)
+                wrote(halves // 2)
+            # Last: until the commit every feed of changes asks for their numbers again and again.
+            for portion in portions:
+                _write_events(connection, [event for _, event in portion])
+                halves += len(portion)
+                wrote(halves // 2)
+    except IntegrityError:
+        _refuse_taken(connection, rows)
+        raise
 
 
 def load(connection: sa.Connection, key_id: str) -> KeyRecord | None:
@@ -134,7 +167,7 @@ def change(connection: sa.Connection, key_id: str, decide: Decide) -> Change | N
         return None
     changed = decide(record)
     if changed.successor is not None:
-        insert(connection, [changed.successor])
+        insert(connection, changed.successor)
     _apply(connection, [(record.key, changed)])
     return changed
 
@@ -286,6 +319,27 @@ def _write_events(connection: sa.Connection, new: Sequence[KeyEvent]) -> None:
         connection.execute(_NOTIFY, {"channel": CHANNEL, "key_ids": json.dumps(changed)})
 
 
+def _refuse_taken(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Tells a taken id from what something of the host's own, such as a trigger, has refused."""
+    if any(_lock(connection, row["id"]) for row in rows):
+        raise DuplicateKeyError from None
+
+
+@contextmanager
+def _all_or_nothing(connection: sa.Connection) -> Iterator[None]:
+    """Leaves nothing of what it did behind in a transaction that goes on."""
+    _lock_sqlite(connection)  # begins the transaction: a savepoint outside of one would commit
+    savepoint = connection.begin_nested()
+    try:
+        yield
+    except Exception as error:
+        # After other errors the database may know the savepoint no more; nobody may go on either.
+        if isinstance(error, IntegrityError) or not isinstance(error, DBAPIError):
+            savepoint.rollback()
+        raise
+    savepoint.commit()
+
+
 def _lock(connection: sa.Connection, key_id: str) -> KeyRecord | None:
     """Reads a key that nobody else can change until the transaction ends."""
     _lock_sqlite(connection)
@@ -321,6 +375,10 @@ def _decoding() -> Iterator[None]:
             f"a row of the keys' tables is damaged ({type(error).__name__}): restore it, or "
             "delete it"
         ) from None
+
+
+def _rows(new: Sequence[tuple[KeyRecord, KeyEvent]]) -> list[dict[str, Any]]:
+    return [_row(record) | {"updated_at": event.at} for record, event in new]
 
 
 def _row(record: KeyRecord) -> dict[str, Any]:

@@ -13,6 +13,9 @@ Connection = Any
 # again, with the key read anew, where a transaction has to be repeated.
 Decide = Callable[[KeyRecord], Change]
 
+# Is told how many keys are written so far, in the event loop.
+Progress = Callable[[int], None]
+
 
 class DuplicateKeyError(Exception):
     """The store already has a key of this id. Never leaves keylatch: it mints again."""
@@ -35,9 +38,16 @@ class Store(Protocol):
         """Lets go of connections; may be called again."""
 
     async def insert(
-        self, new: Sequence[tuple[KeyRecord, KeyEvent]], *, connection: Connection | None = None
+        self,
+        new: Sequence[tuple[KeyRecord, KeyEvent]],
+        *,
+        connection: Connection | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        """Adds keys. ``DuplicateKeyError`` if an id is taken; the transaction can go on."""
+        """Adds keys, all or none. ``DuplicateKeyError`` if an id is taken.
+
+        A transaction that it belongs to can go on after that, without any of them.
+        """
 
     async def load(self, key_id: str, *, connection: Connection | None = None) -> KeyRecord | None:
         """Reads a key by its id."""
