@@ -2,7 +2,7 @@
 //! stands. Knows stored hashes; nothing of requests, of scopes, or of Python.
 
 use std::sync::OnceLock;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use quick_cache::sync::Cache as Rows;
 
@@ -27,8 +27,32 @@ pub struct Row<K> {
     pub good_until: u64,
     /// The keyed digest of the one token that verified against a slow hash.
     pub remembered: OnceLock<Box<[u8; TAG_LEN]>>,
+    /// The hash as it is stored, if it should be made anew.
+    pub outdated: Option<Box<Outdated>>,
     /// The epoch of the key id from before the database was asked.
     pub epoch: u64,
+}
+
+/// A stored hash that should be made anew once its token is at hand.
+pub struct Outdated {
+    stored: String,
+    noticed: AtomicBool,
+}
+
+impl Outdated {
+    pub fn new(stored: &str) -> Self {
+        Self { stored: stored.to_owned(), noticed: AtomicBool::new(false) }
+    }
+
+    /// Whether nobody has noticed so far.
+    pub fn is_unnoticed(&self) -> bool {
+        !self.noticed.load(Ordering::Relaxed)
+    }
+
+    /// The stored hash, for whoever asks first.
+    pub fn notice(&self) -> Option<&str> {
+        (!self.noticed.swap(true, Ordering::Relaxed)).then_some(&self.stored)
+    }
 }
 
 /// Rows by key id, a fixed number of them: those used least make room.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use hmac::Mac;
 use rand::rngs::SysRng;
 
-use crate::cache::{Cache, Row};
+use crate::cache::{Cache, Outdated, Row};
 use crate::hash::{self, HashError, Scheme, StoredHash};
 use crate::ledger::Ledger;
 use crate::secrets::{KeyedHmac, RandomError, SecretRing, random_key};
@@ -144,8 +144,11 @@ impl<K> Engine<K> {
             return Verdict::Denied(self.deny(Denial::Invalid));
         }
         if let Some(row) = self.cached(token.key_id(), at).filter(|row| !row.needs_stretching()) {
-            match self.judge(ring, &row, token, at, permits) {
+            match self.weigh(ring, &row, token, at, permits) {
+                // Whoever is asked instead has its hash made anew.
+                Ok(Verdict::Opens(())) if row.awaits_rehash() => {}
                 Ok(Verdict::Opens(())) => {
+                    self.ledger.record(row.key_id, at.now);
                     self.counts.hits.fetch_add(1, Ordering::Relaxed);
                     return Verdict::Opens(row);
                 }
@@ -180,10 +183,27 @@ impl<K> Engine<K> {
         at: Moment,
         permits: impl FnOnce(&K) -> bool,
     ) -> Result<Verdict<()>, HashError> {
-        let matches = if row.key_id == token.key_id() {
-            self.matches(ring, row, token.as_str().as_bytes())?
-        } else {
-            false
+        let verdict = self.weigh(ring, row, token, at, permits)?;
+        if verdict == Verdict::Opens(()) {
+            self.ledger.record(row.key_id, at.now);
+        }
+        Ok(verdict)
+    }
+
+    /// The same, with no use counted.
+    fn weigh(
+        &self,
+        ring: &SecretRing,
+        row: &Row<K>,
+        token: Token<&str>,
+        at: Moment,
+        permits: impl FnOnce(&K) -> bool,
+    ) -> Result<Verdict<()>, HashError> {
+        let expired = row.expires_at.is_some_and(|end| end <= at.now);
+        let matches = match self.matches(ring, row, token) {
+            // Whatever the token is, it opens nothing: the dead need no server secret.
+            Err(HashError::UnknownKid(_)) if row.revoked || expired => false,
+            matches => matches?,
         };
         // Last, and also for what is not there: the id may have come to be.
         if !self.cache.stands(row) {
@@ -192,12 +212,9 @@ impl<K> Engine<K> {
         let denial = match row.key.as_ref().filter(|_| matches) {
             None => Denial::Invalid,
             Some(_) if row.revoked => Denial::Revoked,
-            Some(_) if row.expires_at.is_some_and(|end| end <= at.now) => Denial::Expired,
+            Some(_) if expired => Denial::Expired,
             Some(key) if !permits(key) => Denial::Scope,
-            Some(_) => {
-                self.ledger.record(row.key_id, at.now);
-                return Ok(Verdict::Opens(()));
-            }
+            Some(_) => return Ok(Verdict::Opens(())),
         };
         Ok(Verdict::Denied(self.deny(denial)))
     }
@@ -215,18 +232,26 @@ impl<K> Engine<K> {
         token: Token<&str>,
     ) -> Result<(), HashError> {
         let token = token.as_str().as_bytes();
-        if row.needs_stretching() && row.hash.matches(ring, token)? {
+        // Without its server secret there is nothing to do: `judge` says what follows.
+        let can = row.needs_stretching() && row.hash.secret(ring).is_ok();
+        if can && row.hash.matches(ring, token)? {
             row.remembered.get_or_init(|| Box::new(self.digest(token)));
         }
         Ok(())
     }
 
     /// A row out of what the database said, under the epoch from before it was asked.
-    pub fn row(&self, said: Said<'_, K>, at: Moment) -> Result<Row<K>, HashError> {
+    pub fn row(
+        &self,
+        ring: &SecretRing,
+        said: Said<'_, K>,
+        at: Moment,
+    ) -> Result<Row<K>, HashError> {
         let (hash, good_for) = match said.key {
             Some(_) => (StoredHash::parse(said.hash)?, GOOD_FOR),
             None => (self.decoy.clone(), ABSENT_FOR),
         };
+        let outdated = hash.is_outdated(ring).then(|| Box::new(Outdated::new(said.hash)));
         Ok(Row {
             key_id: said.key_id,
             epoch: said.epoch,
@@ -236,6 +261,7 @@ impl<K> Engine<K> {
             revoked: said.revoked,
             good_until: at.ticks.saturating_add(good_for),
             remembered: OnceLock::new(),
+            outdated,
         })
     }
 
@@ -268,8 +294,18 @@ impl<K> Engine<K> {
         &self.counts
     }
 
-    fn matches(&self, ring: &SecretRing, row: &Row<K>, token: &[u8]) -> Result<bool, HashError> {
+    fn matches(
+        &self,
+        ring: &SecretRing,
+        row: &Row<K>,
+        token: Token<&str>,
+    ) -> Result<bool, HashError> {
+        if row.key_id != token.key_id() {
+            return Ok(false);
+        }
+        let token = token.as_str().as_bytes();
         if row.hash.is_slow() {
+            row.hash.secret(ring)?;
             // Another token than the one that verified is wrong, without being stretched.
             let remembered = row.remembered.get();
             return Ok(remembered.is_some_and(|tag| hash::same(tag, &self.digest(token)).into()));
@@ -308,6 +344,11 @@ impl<K> Row<K> {
     /// Whether the first token has to be verified by `stretch` before the row can tell.
     pub fn needs_stretching(&self) -> bool {
         self.key.is_some() && self.hash.is_slow() && self.remembered.get().is_none()
+    }
+
+    /// Whether its hash should be made anew, and nobody has noticed so far.
+    pub fn awaits_rehash(&self) -> bool {
+        self.outdated.as_ref().is_some_and(|outdated| outdated.is_unnoticed())
     }
 }
 

@@ -203,6 +203,11 @@ impl StoredHash {
         matches!(self.scheme, Scheme::Argon2id(_))
     }
 
+    /// Whether it is under another server secret than the active one, or under none.
+    pub fn is_outdated(&self, ring: &SecretRing) -> bool {
+        self.kid != Some(ring.active().kid())
+    }
+
     /// The server secret that it needs, if it needs one.
     pub fn secret<'a>(&self, ring: &'a SecretRing) -> Result<Option<&'a ServerSecret>, HashError> {
         let found = |kid| ring.get(kid).ok_or(HashError::UnknownKid(kid));
@@ -314,8 +319,7 @@ pub fn same(tag: &[u8; TAG_LEN], other: &[u8; TAG_LEN]) -> Choice {
 /// Whether a new hash by this scheme and the ring's active secret would be made otherwise.
 pub fn needs_rehash(scheme: Scheme, ring: &SecretRing, stored: &str) -> Result<bool, HashError> {
     let stored = StoredHash::parse(stored)?;
-    let same = stored.scheme == scheme
-        && stored.kid == Some(ring.active().kid())
-        && stored.salt().len() == SALT_LEN;
+    let same =
+        stored.scheme == scheme && !stored.is_outdated(ring) && stored.salt().len() == SALT_LEN;
     Ok(!same)
 }

@@ -54,6 +54,11 @@ impl Row {
         self.inner.needs_stretching()
     }
 
+    /// Returns its stored hash if it should be made anew, to whoever asks first, else None.
+    fn notice_outdated(&self) -> Option<&str> {
+        self.inner.outdated.as_ref().and_then(|outdated| outdated.notice())
+    }
+
     fn __repr__(&self) -> String {
         format!("<Row of key {}>", self.inner.key_id.as_str())
     }
@@ -214,7 +219,7 @@ impl Engine {
             expires_at,
             revoked,
         };
-        let row = Arc::new(self.inner.row(said, self.moment(None))?);
+        let row = Arc::new(self.inner.row(&self.ring.get().inner, said, self.moment(None))?);
         if keep {
             self.inner.cache().insert(Arc::clone(&row));
         }
@@ -226,7 +231,6 @@ impl Engine {
     /// Takes tens of milliseconds, without the GIL: call it in a thread.
     ///
     /// Raises:
-    ///     InvalidHashError: The hash needs a server secret that is not in the ring.
     ///     MemoryError: There is not enough memory.
     fn stretch(&self, py: Python<'_>, row: &Row, token: &Token) -> PyResult<()> {
         let (inner, ring) = (&self.inner, &self.ring.get().inner);

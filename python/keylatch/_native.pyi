@@ -125,7 +125,6 @@ class Engine:
         Takes tens of milliseconds, without the GIL: call it in a thread.
 
         Raises:
-            InvalidHashError: The hash needs a server secret that is not in the ring.
             MemoryError: There is not enough memory.
         """
     def take_usage(self, /, most: SupportsIndex) -> list[tuple[str, int, int]]:
@@ -215,6 +214,10 @@ class Row:
     def needs_stretching(self, /) -> bool:
         """
         Whether ``Engine.stretch`` has to be called with the first token, in a thread.
+        """
+    def notice_outdated(self, /) -> str | None:
+        """
+        Returns its stored hash if it should be made anew, to whoever asks first, else None.
         """
 
 @final

@@ -6,7 +6,7 @@ use super::ring_led_by;
 use crate::cache::Row;
 use crate::engine::{Denial, Engine, Moment, Said, Settings, Verdict};
 use crate::hash::{Cost, HashError, Scheme, hash};
-use crate::secrets::SecretRing;
+use crate::secrets::{Kid, SecretRing};
 use crate::sync::Arc;
 use crate::token::{Prefix, Token};
 
@@ -41,15 +41,23 @@ impl Gate {
 
     fn load_hashed(&self, scheme: Scheme, edit: impl FnOnce(&mut Row<u32>)) -> Arc<Row<u32>> {
         let stored = hash(scheme, &self.ring, self.token.as_str().as_bytes(), &mut SysRng);
+        self.load_stored_edited(&stored.unwrap(), edit)
+    }
+
+    fn load_stored(&self, stored: &str) -> Arc<Row<u32>> {
+        self.load_stored_edited(stored, |_| ())
+    }
+
+    fn load_stored_edited(&self, stored: &str, edit: impl FnOnce(&mut Row<u32>)) -> Arc<Row<u32>> {
         let said = Said {
             key_id: self.token.key_id(),
             epoch: self.engine.cache().epoch(self.token.key_id()),
             key: Some(7),
-            hash: &stored.unwrap(),
+            hash: stored,
             expires_at: None,
             revoked: false,
         };
-        let mut row = self.engine.row(said, START).unwrap();
+        let mut row = self.engine.row(&self.ring, said, START).unwrap();
         edit(&mut row);
         let row = Arc::new(row);
         self.engine.cache().insert(Arc::clone(&row));
@@ -65,7 +73,7 @@ impl Gate {
             expires_at: None,
             revoked: false,
         };
-        let row = Arc::new(self.engine.row(said, START).unwrap());
+        let row = Arc::new(self.engine.row(&self.ring, said, START).unwrap());
         self.engine.cache().insert(Arc::clone(&row));
         row
     }
@@ -258,16 +266,71 @@ fn a_slow_hash_is_computed_once() {
     assert_eq!(gate.check_at(&forged, START), Verdict::Denied(Denial::Invalid));
 }
 
+/// A ring of one secret that is in no other.
+fn other_ring() -> SecretRing {
+    let secret = SecretRing::generate(Kid::parse("k9").unwrap(), &mut SysRng);
+    SecretRing::parse(&secret.unwrap()).unwrap()
+}
+
 /// A hash under a secret that has left the ring is an error for who reads it, and never a yes.
 #[test]
 fn an_unknown_kid_is_no_answer() {
     let mut gate = Gate::new();
     let row = gate.load(|_| ());
-    let secret = SecretRing::generate(crate::secrets::Kid::parse("k9").unwrap(), &mut SysRng);
-    gate.ring = SecretRing::parse(&secret.unwrap()).unwrap();
+    gate.ring = other_ring();
     assert_eq!(gate.check(), Verdict::Unknown);
     let judged = gate.engine.judge(&gate.ring, &row, gate.token.borrow(), START, |_| true);
     assert!(matches!(judged, Err(HashError::UnknownKid(_))));
+}
+
+/// A dead key opens nothing, whatever its hash is under: there is no doubt, with a slow hash either.
+#[test]
+fn a_dead_key_needs_no_server_secret() {
+    let dead: [fn(&mut Row<u32>); 2] =
+        [|row| row.revoked = true, |row| row.expires_at = Some(START.now)];
+    for scheme in [Scheme::HmacSha256, Scheme::Argon2id(Cost::new(7168, 1, 1).unwrap())] {
+        for die in dead {
+            let mut gate = Gate::new();
+            let row = gate.load_hashed(scheme, die);
+            gate.ring = other_ring();
+            gate.engine.stretch(&gate.ring, &row, gate.token.borrow()).unwrap();
+            let judged = gate.engine.judge(&gate.ring, &row, gate.token.borrow(), START, |_| true);
+            assert_eq!(judged, Ok(Verdict::Denied(Denial::Invalid)));
+        }
+        let mut gate = Gate::new();
+        let row = gate.load_hashed(scheme, |_| ());
+        gate.ring = other_ring();
+        gate.engine.stretch(&gate.ring, &row, gate.token.borrow()).unwrap();
+        let judged = gate.engine.judge(&gate.ring, &row, gate.token.borrow(), START, |_| true);
+        assert!(matches!(judged, Err(HashError::UnknownKid(_))));
+    }
+}
+
+/// A hash under a secret that is not the active one is noticed by the first token that opens its
+/// key, once, and by no other; its use is counted once.
+#[test]
+fn an_outdated_hash_is_noticed_once() {
+    let mut gate = Gate::new();
+    let current = gate.load(|_| ());
+    assert!(current.outdated.is_none());
+    let retired = ring_led_by("k2");
+    let stored =
+        hash(Scheme::HmacSha256, &retired, gate.token.as_str().as_bytes(), &mut SysRng).unwrap();
+    let row = gate.load_stored(&stored);
+    assert_eq!(gate.check_at(&gate.forged(), START), Verdict::Denied(Denial::Invalid));
+    let narrow = gate.engine.check(&gate.ring, gate.token.borrow(), START, |_| false);
+    assert!(matches!(narrow, Verdict::Denied(Denial::Scope)));
+    assert_eq!(gate.check(), Verdict::Unknown);
+    let judged = gate.engine.judge(&gate.ring, &row, gate.token.borrow(), START, |_| true);
+    assert_eq!(judged, Ok(Verdict::Opens(())));
+    let outdated = row.outdated.as_ref().unwrap();
+    assert_eq!(outdated.notice(), Some(stored.as_str()));
+    assert_eq!(outdated.notice(), None);
+    assert_eq!(gate.check(), Verdict::Opens(7));
+    gate.engine.ledger().close();
+    assert_eq!(gate.engine.ledger().take(10).iter().map(|each| each.count).sum::<u64>(), 2);
+    gate.ring = retired;
+    assert!(gate.load_stored(&stored).outdated.is_none());
 }
 
 /// Sealed tokens are looked up always; the others fifty times a second, and not more after a rest.

@@ -134,6 +134,7 @@ fn row(key_id: KeyId, epoch: u64) -> Row<()> {
         revoked: false,
         good_until: u64::MAX,
         remembered: OnceLock::new(),
+        outdated: None,
         epoch,
     }
 }
