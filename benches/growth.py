@@ -66,7 +66,7 @@ def filled(count: int) -> dict[str, float]:
         ring, prefixes=[PREFIX], capacity=count, max_staleness=3_600_000_000, unsealed_lookups=50
     )
     engine.heard(engine.ticks())
-    loader = Loader(engine, MemoryStore())
+    loader = Loader(engine, MemoryStore(), ring, lambda: datetime.now(UTC))
     sample = []
     before = resident()
     for number in range(count):

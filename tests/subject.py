@@ -150,6 +150,7 @@ class Subject:
 
     def _use(self, store: SQLAlchemyStore) -> None:
         self.keys._store = self.keys._loader._store = self.store = store
+        self.keys._loader._rehasher._store = store
 
     def _collection(self) -> APIKeys:
         options = {"secret": self._secret, "clock": self._clock} | SILENT

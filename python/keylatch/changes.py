@@ -4,14 +4,17 @@ Each function takes the key as it is while nobody else can change it, and return
 it, or raises to leave it as it is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from keylatch import bounds
 from keylatch.errors import KeyStateError
 from keylatch.records import APIKey, Change, KeyEvent, KeyRecord, differences
+
+# For which a hash is not taken back to the server secret that it left.
+_LATELY: Final = timedelta(minutes=5)
 
 
 def created(key: APIKey, actor: str | None, *, predecessor: str | None = None) -> KeyEvent:
@@ -96,6 +99,25 @@ def revoked(record: KeyRecord, *, now: datetime, reason: str | None, actor: str 
         key_id=key.id, at=now, action="revoked", actor=actor, details={"reason": reason}
     )
     return Change(key=replace(key, revoked_at=now), event=event)
+
+
+def rehashed(key_id: str, left: str | None, kid: str, *, now: datetime) -> KeyEvent:
+    """The event of a hash that was made anew, from under one server secret under another."""
+    return KeyEvent(
+        key_id=key_id, at=now, action="rehashed", actor=None, details={"from": left, "to": kid}
+    )
+
+
+def lately_left(events: Iterable[KeyEvent], kid: str, *, now: datetime) -> bool:
+    """Whether a key's hash was moved away from under a server secret a moment ago.
+
+    While workers are restarted one by one, with another active secret, those that still have the
+    old one leave alone what the others have done, or they would write against each other.
+    """
+    return any(
+        event.action == "rehashed" and event.details.get("from") == kid and event.at > now - _LATELY
+        for event in events
+    )
 
 
 def _require_active(key: APIKey, now: datetime) -> None:

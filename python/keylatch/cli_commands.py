@@ -26,6 +26,7 @@ from keylatch.cli_options import (
     Prefix,
     Scopes,
 )
+from keylatch.cli_secrets import app as secrets
 from keylatch.cli_tokens import Inspection, on_terminal, read_token
 from keylatch.errors import AuthenticationError, ConfigurationError
 from keylatch.keys import APIKeys
@@ -43,7 +44,7 @@ Environment:
 \b
 Exit codes:
     0  fine
-    1  the token is refused (verify, inspect)
+    1  the token is refused (verify, inspect); keys need an old secret (secret status)
     2  usage
     3  no such key
     4  configuration: server secret, database URL, tables, missing package
@@ -63,21 +64,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(db, name="db")
-
-
-@app.command()
-def secret(
-    *, kid: Annotated[str, typer.Option(metavar="KID", help="Its public name.")] = "k1"
-) -> None:
-    """Make a server secret.
-
-    Standard output has nothing else: export KEYLATCH_SECRET=$(keylatch secret).
-    """
-    try:
-        text = SecretRing.generate(kid)
-    except ConfigurationError as error:
-        raise ValueError(str(error)) from None  # here it is the usage that is wrong
-    output.write(f"{text}\n")
+app.add_typer(secrets, name="secret")
 
 
 @app.command()
@@ -256,7 +243,8 @@ def _stored_keys(database: str) -> APIKeys:
 
     Listing and revoking use neither prefix nor server secret: these are gone with the process.
     """
-    keys = APIKeys(database, prefix="keylatch", secret=SecretRing(SecretRing.generate()))
+    secret = SecretRing(SecretRing.generate())
+    keys = APIKeys(database, prefix="keylatch", secret=secret, allow_missing_secrets=True)
     require_file(database)
     return keys
 

@@ -6,6 +6,7 @@ is given one.
 
 import asyncio
 import functools
+import logging
 import os
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -26,6 +27,7 @@ from keylatch.errors import (
     UnavailableError,
 )
 from keylatch.feed import Notify, Poll
+from keylatch.kids import SecretStatus
 from keylatch.loading import Loader
 from keylatch.management import KeyManagement
 from keylatch.moments import to_microseconds
@@ -36,6 +38,8 @@ from keylatch.usage import UsageWriter
 if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
+
+logger = logging.getLogger("keylatch")
 
 # Ten million keys take eight gigabytes.
 _MOST_CACHED_KEYS: Final = 10_000_000
@@ -69,6 +73,9 @@ class APIKeys(KeyManagement):
         usage_interval: Seconds from one writing of ``use_count`` and ``last_used_at`` to the next.
         unsealed_lookups: How many tokens a second, in this process, may be looked up in the
             database that no server secret of the ring has sealed: imported ones, and forgeries.
+        allow_missing_secrets: Whether it starts although living keys need server secrets that are
+            not in the ring, and are answered with 503. Then it does not look, either: to look
+            takes a reading of all keys at every start, at most until the store's deadline.
 
     Raises:
         ConfigurationError: The secret or the database cannot be used, or a number is outside its
@@ -89,6 +96,7 @@ class APIKeys(KeyManagement):
         poll_interval: float = 1.0,
         usage_interval: float = 10.0,
         unsealed_lookups: int = 50,
+        allow_missing_secrets: bool = False,
     ) -> None:
         self._prefixes = (prefix,) if isinstance(prefix, str) else tuple(prefix)
         if not self._prefixes:
@@ -112,6 +120,7 @@ class APIKeys(KeyManagement):
                 'feed="notify" needs PostgreSQL, through asyncpg or psycopg: leave it out elsewhere'
             )
         self._listens = feed == "notify"
+        self._allows_missing_secrets = allow_missing_secrets
         self._timed = clock is not None
         self._make_engine: Callable[[], NativeEngine] = functools.partial(
             NativeEngine,
@@ -130,7 +139,7 @@ class APIKeys(KeyManagement):
     def _begin_anew(self) -> None:
         """With an empty cache and keys of its own: at first, and in the child after a fork."""
         self._engine = self._make_engine()
-        self._loader = Loader(self._engine, self._store)
+        self._loader = Loader(self._engine, self._store, self._ring, self._clock)
         self._inherited = self._tasks  # a task that goes unfinished would be complained about
         self._tasks = []
         self._starts = 0
@@ -170,6 +179,8 @@ class APIKeys(KeyManagement):
             await self._store.open()
             self._opened = True
             self._attach()
+            if not self._allows_missing_secrets:
+                await self._refuse_missing_secrets()
             with suppress(UnavailableError):  # the log has it, and the feed tries again
                 await self._feed.once()  # so that the first request may be cached
         except BaseException:
@@ -183,6 +194,20 @@ class APIKeys(KeyManagement):
         if self._listens:
             notify = Notify(self._engine, self._store, self._feed)
             self._tasks.append(asyncio.create_task(notify.run(), name="keylatch-notify"))
+
+    async def _refuse_missing_secrets(self) -> None:
+        kids = self._ring.kids
+        try:
+            found = await self._store.count_secrets(self._now(), besides=kids)
+        except UnavailableError:
+            logger.warning("whether keys need server secrets that the ring lacks was not found out")
+            return
+        if missing := SecretStatus.of(kids, found).missing:
+            raise ConfigurationError(
+                f"living keys need server secrets that are not in the ring: {', '.join(missing)}. "
+                "Put them back behind the active one, until `keylatch secret status` says that "
+                "they can go, or start with allow_missing_secrets=True, and these keys open nothing"
+            )
 
     async def __aexit__(
         self,
@@ -298,6 +323,18 @@ class APIKeys(KeyManagement):
             UnavailableError: The database failed; the uses are kept.
         """
         await self._usage.flush()
+
+    async def secret_status(self) -> SecretStatus:
+        """Counts how many keys need each server secret, to tell when an old one can go.
+
+        Keys move to the active secret when they are used. Reads every key: for operators and jobs.
+        A second or two pass with a million of them.
+
+        Raises:
+            UnavailableError: The database failed, or did not answer within the store's deadline.
+        """
+        await self._ready()
+        return SecretStatus.of(self._ring.kids, await self._store.count_secrets(self._now()))
 
     def health(self) -> Health:
         """Tells how the collection does in this process, for a dashboard or a probe."""

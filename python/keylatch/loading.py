@@ -13,13 +13,15 @@ import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Final
 
-from keylatch._native import Engine, Row, Token
+from keylatch._native import Engine, Row, SecretRing, Token
 from keylatch.errors import InvalidHashError, UnavailableError
 from keylatch.frozen import frozen
 from keylatch.moments import to_microseconds
 from keylatch.records import DECOY, APIKey, KeyRecord
+from keylatch.rehashing import Rehasher
 from keylatch.store import Store
 
 logger = logging.getLogger("keylatch")
@@ -43,9 +45,13 @@ class Loader:
     Args:
         engine: Keeps the rows.
         store: Has them.
+        ring: Its active secret makes hashes anew that are under others.
+        clock: Tells the time.
     """
 
-    def __init__(self, engine: Engine, store: Store) -> None:
+    def __init__(
+        self, engine: Engine, store: Store, ring: SecretRing, clock: Callable[[], datetime]
+    ) -> None:
         self._engine = engine
         self._store = store
         self._loads: dict[str, asyncio.Task[Row | UnavailableError]] = {}
@@ -53,6 +59,7 @@ class Loader:
         self._doubting = threading.Lock()
         self._many_doubts = _MANY
         self._stretching = Stretching()
+        self._rehasher = Rehasher(store, ring, stretch=self._stretching.run, clock=clock)
         self._reported: set[str] = set()
         _loaders.add(self)
 
@@ -103,6 +110,7 @@ class Loader:
             except InvalidHashError as error:
                 raise self._unverifiable(token.key_id, error) from None
             if key is not None:
+                self._notice(row, token, cached=cached)
                 return key
         raise UnavailableError(f"key {token.key_id} changes faster than it can be read")
 
@@ -129,9 +137,10 @@ class Loader:
             self._engine.evict(key_id)
 
     async def close(self) -> None:
-        """Waits for what is being read, and lets go of threads."""
+        """Waits for what is being read and hashed anew, and lets go of threads."""
         if self._loads:
             await asyncio.wait(self._loads.values())
+        await self._rehasher.close()
         self._stretching.close()
 
     def _settle(self, key_id: str) -> bool:
@@ -147,6 +156,12 @@ class Loader:
             # Whatever was read before it was over is out of date now.
             self._engine.evict(key_id)
         return not left
+
+    def _notice(self, row: Row, token: Token, *, cached: bool) -> None:
+        """Has a hash made anew. Without a cache every request would notice it."""
+        stored = row.notice_outdated() if cached else None
+        if stored is not None:
+            self._rehasher.add(stored, token)
 
     def _admit(self, token: Token) -> None:
         if not self._engine.admits(token):
@@ -204,8 +219,6 @@ class Loader:
     async def _stretch(self, row: Row, token: Token) -> None:
         try:
             await self._stretching.run(lambda: self._engine.stretch(row, token))
-        except InvalidHashError as error:
-            raise self._unverifiable(token.key_id, error) from None
         except MemoryError:
             raise UnavailableError("there is not enough memory for argon2id") from None
 

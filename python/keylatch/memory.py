@@ -1,11 +1,13 @@
 """A store in memory, for tests and for trying things out. It is gone with the process."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from datetime import datetime
 
 from keylatch.errors import ConfigurationError
+from keylatch.kids import SecretUse, kid_of
 from keylatch.listing import Cursor, KeyFilter
 from keylatch.records import DECOY, APIKey, Change, KeyEvent, KeyRecord, Mark, Use
 from keylatch.store import Connection, Decide, DuplicateKeyError, Progress
@@ -137,6 +139,25 @@ class MemoryStore:
             key = replace(key, use_count=key.use_count + use.count, last_used_at=last_used_at)
             self._records[use.key_id] = replace(record, key=key)
         return []
+
+    async def rehash(self, old: str, new: str, event: KeyEvent) -> bool:
+        """Replaces the stored hash of a key."""
+        record = self._records.get(event.key_id)
+        if record is None or record.hash != old or record.key.status(event.at) != "active":
+            return False
+        self._write(replace(record, hash=new), event)
+        return True
+
+    async def count_secrets(
+        self, now: datetime, *, besides: Collection[str] = ()
+    ) -> list[SecretUse]:
+        """Counts the keys that need each server secret."""
+        living: Counter[str | None] = Counter()
+        dead: Counter[str | None] = Counter()
+        for record in self._records.values():
+            counter = living if record.key.status(now) == "active" else dead
+            counter[kid_of(record.hash)] += 1
+        return [SecretUse(kid, living[kid], dead[kid]) for kid in living.keys() | dead.keys()]
 
     async def transaction(self, connection: Connection) -> Callable[[], bool]:
         """Refuses: there are no transactions."""

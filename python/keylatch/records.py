@@ -162,7 +162,7 @@ class KeyEvent:
     Attributes:
         key_id: The key it happened to.
         at: When, in UTC.
-        action: What: created, updated, rotated or revoked.
+        action: What: created, updated, rotated, revoked or rehashed.
         actor: Who did it, as the caller said; None if it did not say.
         details: A JSON object that depends on the action.
     """

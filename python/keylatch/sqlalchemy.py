@@ -5,7 +5,7 @@ Connects the statements to the engine that they run on.
 
 import asyncio
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -17,6 +17,7 @@ from sqlalchemy.pool import StaticPool
 from keylatch import schema, statements
 from keylatch.engines import Database
 from keylatch.errors import ConfigurationError, UnavailableError
+from keylatch.kids import SecretUse
 from keylatch.listening import can_listen
 from keylatch.listing import Cursor, KeyFilter
 from keylatch.records import APIKey, Change, KeyEvent, KeyRecord, Mark, Use
@@ -208,6 +209,18 @@ class SQLAlchemyStore:
     async def record_usage(self, uses: Sequence[Use]) -> list[Use]:
         """Adds uses to the counts of keys, in one transaction."""
         return await self._database.run(partial(statements.record_usage, uses=uses))
+
+    async def rehash(self, old: str, new: str, event: KeyEvent) -> bool:
+        """Replaces the stored hash of a key and writes its event in one transaction."""
+        unit = partial(statements.rehash, old=old, new=new, event=event)
+        return await self._database.run(unit)
+
+    async def count_secrets(
+        self, now: datetime, *, besides: Collection[str] = ()
+    ) -> list[SecretUse]:
+        """Counts the keys that need each server secret. Reads every key."""
+        unit = partial(statements.count_secrets, now=now, besides=besides)
+        return await self._database.run(unit)
 
     async def transaction(self, connection: Connection) -> Callable[[], bool]:
         """Returns what tells whether the transaction of a connection, as it is now, is over."""

@@ -6,7 +6,8 @@ engine and no event loop.
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import groupby
@@ -18,6 +19,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from keylatch.errors import UnavailableError
+from keylatch.kids import SecretUse, kid_in
 from keylatch.listing import Cursor, KeyFilter
 from keylatch.paging import page
 from keylatch.records import DECOY, APIKey, Change, KeyEvent, KeyRecord, Mark, Use, differences
@@ -61,6 +63,20 @@ _ADD_USES: Final = {
     "postgresql": sa.text(_ADD_TO_POSTGRESQL),
     "mysql": sa.text(_ADD_TO_MARIADB),
     "mariadb": sa.text(_ADD_TO_MARIADB),
+}
+# What stands in a stored hash behind kid= or keyid=, "" if neither does.
+_KID_IN_MARIADB: Final = "substring_index(substring_index(hash, 'id=', -1), '$', 1)"
+_KID: Final = {
+    "sqlite": """
+        CASE WHEN instr(hash, 'id=') = 0 THEN '' ELSE substr(
+            substr(hash, instr(hash, 'id=') + 3),
+            1,
+            instr(substr(hash, instr(hash, 'id=') + 3), '$') - 1
+        ) END
+    """,
+    "postgresql": "split_part(split_part(hash, 'id=', 2), '$', 1)",
+    "mysql": _KID_IN_MARIADB,
+    "mariadb": _KID_IN_MARIADB,
 }
 # What PostgreSQL's notifications of changed keys are sent on.
 CHANNEL: Final = "keylatch"
@@ -270,6 +286,47 @@ def record_usage(connection: sa.Connection, uses: Sequence[Use]) -> list[Use]:
         return []
     locked = set(connection.scalars(query)) - free
     return [use for use in uses if use.key_id in locked]
+
+
+def rehash(connection: sa.Connection, old: str, new: str, event: KeyEvent) -> bool:
+    """Replaces the stored hash of a living key, if it still is the old one, and tells whether."""
+    key = api_keys.c
+    statement = (
+        sa.update(api_keys)
+        .where(key.id == event.key_id, key.hash == old, sa.not_(_dead(event.at)))
+        .values(hash=new, updated_at=event.at)
+    )
+    if connection.execute(statement).rowcount != 1:
+        return False
+    _write_events(connection, [event])
+    return True
+
+
+def count_secrets(
+    connection: sa.Connection, now: datetime, besides: Collection[str]
+) -> list[SecretUse]:
+    """Counts the keys that need each server secret, but those of some kids. Reads every key."""
+    stored, find_kid = api_keys.c.hash, _KID[connection.dialect.name]
+    query = sa.select(
+        sa.func.substr(stored, 1, 2).label("scheme"),
+        sa.literal_column(find_kid).label("kid"),
+        sa.case((_dead(now), 1), else_=0).label("dead"),
+        sa.func.count(),
+    ).group_by("scheme", "kid", "dead")
+    for kid in besides:
+        # Most keys. To tell a kid of every one of them takes twice as long.
+        query = query.where(stored.not_like(f"$hmac-sha256$v=1$kid={kid}$%"))
+    living: Counter[str | None] = Counter()
+    dead: Counter[str | None] = Counter()
+    for scheme, text, is_dead, count in connection.execute(query):
+        (dead if is_dead else living)[kid_in(scheme, text)] += count
+    return [SecretUse(kid, living[kid], dead[kid]) for kid in living.keys() | dead.keys()]
+
+
+def _dead(now: datetime) -> sa.ColumnElement[bool]:
+    key = api_keys.c
+    expired = sa.and_(key.expires_at.is_not(None), key.expires_at <= now)
+    return sa.or_(key.revoked_at.is_not(None), expired)
 
 
 def events(connection: sa.Connection, key_id: str) -> list[KeyEvent]:

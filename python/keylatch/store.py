@@ -1,9 +1,10 @@
 """What keylatch asks of a database. Knows records only, no database and no framework."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
 
+from keylatch.kids import SecretUse
 from keylatch.listing import Cursor, KeyFilter
 from keylatch.records import APIKey, Change, KeyEvent, KeyRecord, Mark, Use
 
@@ -109,6 +110,21 @@ class Store(Protocol):
 
         Of a key that was used later already the later moment stays. Unknown keys are left out.
         Returns the uses that have to wait, since somebody else changes their keys now.
+        """
+
+    async def rehash(self, old: str, new: str, event: KeyEvent) -> bool:
+        """Replaces the stored hash of the event's key, and touches nothing else of it.
+
+        Tells whether it did: it does nothing if the hash is not the old one any more, or the key
+        is revoked or has expired by the event's moment.
+        """
+
+    async def count_secrets(
+        self, now: datetime, *, besides: Collection[str] = ()
+    ) -> list[SecretUse]:
+        """Counts the keys that need each server secret, once for each kid.
+
+        Those under some kids need not be counted. It may read every key.
         """
 
     async def transaction(self, connection: Connection) -> Callable[[], bool]:
