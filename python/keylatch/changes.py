@@ -39,7 +39,7 @@ def updated(
     _require_active(old, now)
     key = replace(old, **edits)
     bounds.expiry(now=now, expires_at=edits.get("expires_at"), expires_in=None)
-    if old.successor is not None and _ends_later(key.expires_at, old.expires_at):
+    if old.successor is not None and ends_later(key.expires_at, old.expires_at):
         raise KeyStateError("rotated")
     details = {
         name: {"from": _plain(getattr(old, name)), "to": _plain(getattr(key, name))}
@@ -74,7 +74,7 @@ def rotated(
         end = _after(now, old.expires_at - old.created_at)
     successor = mint(replace(old, created_at=now, expires_at=end, last_used_at=None, use_count=0))
     ends_at: datetime | None = now + bounds.grace(grace, now=now)
-    if _ends_later(ends_at, old.expires_at):
+    if ends_later(ends_at, old.expires_at):
         ends_at = old.expires_at
     event = KeyEvent(
         key_id=old.id,
@@ -126,7 +126,7 @@ def _require_active(key: APIKey, now: datetime) -> None:
         raise KeyStateError(status)
 
 
-def _ends_later(end: datetime | None, other: datetime | None) -> bool:
+def ends_later(end: datetime | None, other: datetime | None) -> bool:
     """Whether one end is later than another; None never comes."""
     return other is not None and (end is None or end > other)
 

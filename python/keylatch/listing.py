@@ -5,6 +5,7 @@ Knows records and bounds only.
 
 import base64
 import binascii
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Self
@@ -41,11 +42,13 @@ class KeyFilter:
 
     Attributes:
         now: The moment at which the status counts.
+        prefixes: Any of these will do.
     """
 
     now: datetime
     owner: str | None = None
     prefix: str | None = None
+    prefixes: Sequence[str] | None = None
     status: Status | None = None
     scope: str | None = None
     name: str | None = None
@@ -68,6 +71,7 @@ class KeyFilter:
         return (
             self.owner in (None, key.owner)
             and self.prefix in (None, key.prefix)
+            and (self.prefixes is None or key.prefix in self.prefixes)
             and self.status in (None, key.status(self.now))
             and (self.scope is None or self.scope in key.scopes)
             and self.name in (None, key.name)

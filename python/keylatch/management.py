@@ -7,12 +7,14 @@ framework and no database.
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from copy import copy
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from keylatch import bounds, changes, loading
 from keylatch._native import Hasher, SecretRing, Token
+from keylatch.delegation import DelegatedStore
 from keylatch.errors import KeyRequestError, UnavailableError, UnknownKeyError
 from keylatch.listing import Cursor, KeyFilter
 from keylatch.records import (
@@ -62,6 +64,26 @@ class KeyManagement:
         self._clock = clock
         self._opened = False
         self._warned = False
+
+    def delegated_to(self, caller: APIKey) -> "KeyManagement":
+        """The same calls, as far as a key may make them by itself.
+
+        For routes that manage keys in the name of the key that the request carries, such as those
+        of ``keylatch.fastapi.keys_router``. ``keylatch.delegation`` has the rules.
+
+        Args:
+            caller: The key, as it has verified.
+
+        Raises:
+            InsufficientScopeError: It has no owner, and no ``keys:admin`` either. The calls raise
+                this, too, for scopes that it lacks; ``UnknownKeyError`` for keys that it may not
+                see; another ``AuthenticationError`` if it has ended meanwhile; ``ValueError`` for
+                a key that would outlive it; ``ConfigurationError`` for what no key may do.
+        """
+        store = DelegatedStore(self._store, caller, prefixes=self._prefixes, now=self._now)
+        calls = copy(self)
+        calls._store = cast("Store", store)  # noqa: SLF001 - it is ours
+        return calls
 
     async def create(
         self,

@@ -73,6 +73,8 @@ def _conditions(wanted: KeyFilter, first: sa.Column[Any]) -> Iterator[sa.ColumnE
             yield column <= value
         else:
             yield (_beside(column) if column is key.prefix else column) == value
+    if wanted.prefixes is not None:
+        yield _beside(key.prefix).in_(wanted.prefixes)
     if wanted.scope is not None:
         # The quotes of JSON stand around each name, and no name holds one.
         yield _position(sa.type_coerce(key.scopes, sa.Text), f'"{wanted.scope}"') > 0
