@@ -194,7 +194,7 @@ async def test_a_broken_database_is_503_and_never_401(ask, secret):
 
 async def test_a_limited_key_is_429(keys):
     """A limit answers when to come back, and asks for no other credential."""
-    refused = APIKeyAuth(keys)._refusal(RateLimitedError(30))
+    refused = APIKeyAuth(keys).refusal(RateLimitedError(30))
     assert (refused.status_code, refused.headers) == (429, {"Retry-After": "30"})
 
 

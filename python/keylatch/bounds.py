@@ -24,7 +24,7 @@ MAX_PAGE: Final = 500
 # By when workers have heard of a change, or read everything anew.
 LEAST_DEAD_FOR: Final = timedelta(hours=1)
 
-_SCOPE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._/-]{0,63}")
+SCOPE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._/-]{0,63}")
 _KEY_ID: Final = re.compile(r"[0-9a-hjkmnp-tv-z]{16}")
 _JSON_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
 # Control characters, lone surrogates, and the line and paragraph separators.
@@ -58,7 +58,7 @@ def scopes(values: Iterable[str]) -> frozenset[str]:
     for name in names:
         if not isinstance(name, str):
             raise TypeError(f"a scope must be a str, not {type(name).__name__}")
-        if not _SCOPE.fullmatch(name):
+        if not SCOPE.fullmatch(name):
             raise ValueError(
                 "a scope is 1 to 64 characters, begins with a letter or digit, and goes on with "
                 "letters, digits and : . _ / - (such as items:read)"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 from weakref import WeakSet
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.openapi.models import APIKey as APIKeyScheme
 from fastapi.openapi.models import HTTPBearer as BearerScheme
@@ -17,8 +17,8 @@ from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
-from keylatch import bounds, challenges
-from keylatch.errors import AuthenticationError, UnavailableError
+from keylatch import bounds, challenges, router
+from keylatch.errors import AuthenticationError, ConfigurationError, UnavailableError
 from keylatch.gate import ENTRY, Gate
 from keylatch.keys import APIKeys
 from keylatch.records import APIKey
@@ -122,7 +122,7 @@ class APIKeyAuth(SecurityBase):
                 connection.scope["headers"], sources=gate.sources, scopes=required
             )
         except (AuthenticationError, UnavailableError) as error:
-            raise self._refusal(error) from error
+            raise self.refusal(error) from error
 
     def _document(self, app: object) -> None:
         """Has an application's OpenAPI document show every header that may carry the token."""
@@ -158,8 +158,43 @@ class APIKeyAuth(SecurityBase):
                     others = [{name: need[self.scheme_name]} for name in self._other_schemes]
                     either += [other for other in others if other not in either]
 
-    def _refusal(self, error: AuthenticationError | UnavailableError) -> RefusedError:
+    def refusal(self, error: AuthenticationError | UnavailableError) -> RefusedError:
+        """The answer to a request that may not pass, with the headers that belong to it."""
         return RefusedError(error, self._gate.challenge.headers(error))
+
+
+def keys_router(auth: APIKeyAuth) -> APIRouter:
+    """Routes that manage keys: ``app.include_router(keys_router(auth), prefix="/api-keys")``.
+
+    Create, list, show, update, rotate, revoke, and the audit trail. Each route asks for a key by
+    itself, with the scope ``keys:read`` or ``keys:write``; no option leaves that out. What the key
+    of a request may do by these:
+
+    - It sees and changes keys of its own owner and of the collection's prefixes. With
+      ``keys:admin`` besides, of every owner, and makes keys for any. Other keys answer 404, like
+      ids that do not exist. A key without an owner needs ``keys:admin``.
+    - It gives no key a scope that it lacks, and neither changes nor rotates one that has such a
+      scope, whatever else it may. It can always revoke what it sees, itself included.
+    - What it makes, or has live longer, ends no later than itself. For a key that gives others a
+      longer life, or renews itself, take one without an end, or one with ``keys:admin``.
+    - It may write any ``metadata``: where that decides what a key may do, hand out no
+      ``keys:write``.
+
+    A token is shown once, when a key is created or rotated. No answer may be cached, and none
+    repeats what was sent. How large a body may be is for the server in front to say.
+
+    Args:
+        auth: What protects the routes, and has the collection of keys.
+
+    Raises:
+        ConfigurationError: This is no APIKeyAuth: the routes would stand open.
+    """
+    if not isinstance(auth, APIKeyAuth):
+        raise ConfigurationError(
+            "routes that manage keys are never mounted without protection: pass "
+            "keys_router(APIKeyAuth(keys))"
+        )
+    return router.routes(auth, auth.keys, refuse=auth.refusal)
 
 
 @functools.lru_cache(maxsize=1024)
