@@ -152,7 +152,7 @@ async def test_a_rehash_undoes_nothing_that_happens_meanwhile(store, ring, clock
                 asyncio.gather(rehash(new), changes[number % 3](new.key.id))
                 for number, new in enumerate(made)
             ),
-            keys.purge(dead_for=timedelta(0)),
+            keys._store.purge(clock()),
         )
         assert purged >= len(dead)
         for number, (new, (renewed, _)) in enumerate(zip(made, outcomes, strict=True)):

@@ -20,7 +20,7 @@ from keylatch.errors import (
 )
 from keylatch.listing import Cursor, KeyFilter
 from keylatch.records import APIKey, Change, KeyEvent, KeyRecord
-from keylatch.store import Connection, Decide, Store
+from keylatch.store import Connection, Decide, Progress, Store
 
 READ: Final = "keys:read"
 WRITE: Final = "keys:write"
@@ -75,13 +75,19 @@ class DelegatedStore:
         return await self._store.transaction(connection)
 
     async def insert(
-        self, new: Sequence[tuple[KeyRecord, KeyEvent]], *, connection: Connection | None = None
+        self,
+        new: Sequence[tuple[KeyRecord, KeyEvent]],
+        *,
+        connection: Connection | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        """Adds a key while nobody can change the caller.
+        """Adds a key while nobody can change the caller. There is no adding of many.
 
         So a revocation of the caller comes before this or after it; and one of all the keys of
         its owner finds this one too.
         """
+        if progress is not None or len(new) != 1:
+            raise ConfigurationError("a key may make no other keys by itself than one by one")
         ((record, event),) = new
 
         def decide(calling: KeyRecord) -> Change:

@@ -50,6 +50,7 @@ class Terminal:
         """Returns the exit code, once it has ended."""
         self.child.expect(pexpect.EOF)
         self.shown += self.child.before
+        self.child.wait()  # or it would be hung up on, on its way out
         self.child.close()
         assert "Traceback" not in self.shown
         return self.child.exitstatus
