@@ -35,8 +35,8 @@ class DelegatedStore:
     - A key that it makes, changes or rotates has no scope that it lacks, before or after:
       ``keys:admin`` does not help. Revoking takes away only, so that this may be done to any key
       that it sees: a leak is stopped by whoever finds it.
-    - What it makes, or has live longer, ends no later than itself, or it would outlive its own
-      revocation date through others; with ``keys:admin`` that is allowed.
+    - What it makes, or has live longer, ends no later than itself: nobody puts off the end that was
+      set for a key, through others. With ``keys:admin`` that is allowed.
     - To write, it must be active and have ``keys:write`` in the database, not only in a cache,
       which may not have heard yet that it was revoked.
 
