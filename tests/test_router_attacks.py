@@ -223,4 +223,4 @@ async def test_a_key_may_do_nothing_else_by_itself(memory):
     with pytest.raises(ConfigurationError, match="may not do this by itself"):
         await calls.revoke_all(owner="u1")
     with pytest.raises(ConfigurationError, match="may not do this by itself"):
-        await calls.purge(dead_for=timedelta(0))
+        await calls.purge(dead_for=timedelta(hours=1))
