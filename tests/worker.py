@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated
 
 import uvicorn
@@ -51,6 +52,15 @@ def application(database: str, **options) -> FastAPI:
             await session.commit()
 
     return app
+
+
+def serve(listener: socket.socket, log: str, **options) -> None:
+    """Serves in a process of its own that was forked, until it is told to stop."""
+    with Path(log).open("ab") as out:
+        for stream in (1, 2):
+            os.dup2(out.fileno(), stream)
+    config = uvicorn.Config(application(**options), log_level="warning", access_log=False)
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 def main() -> None:
