@@ -99,6 +99,15 @@ PYTHON_ARROWS = {
     "cli_options": set(),
     "cli_tokens": {"_native", "errors"},
     "cli_database": {"errors"},
+    "cli_bulk": {
+        "_native",
+        "cli_database",
+        "cli_options",
+        "cli_output",
+        "errors",
+        "keys",
+        "records",
+    },
     "cli_db": {"cli_database", "cli_options", "cli_output", "sqlalchemy"},
     "cli_secrets": {
         "_native",
@@ -111,6 +120,7 @@ PYTHON_ARROWS = {
     },
     "cli_commands": {
         "_native",
+        "cli_bulk",
         "cli_database",
         "cli_db",
         "cli_options",
@@ -166,6 +176,7 @@ THIRD_PARTIES = {
     "router_models": {"pydantic"},
     "prometheus": {"prometheus_client"},
     "cli": {"typer"},
+    "cli_bulk": {"rich", "typer"},
     "cli_commands": {"typer"},
     "cli_database": {"sqlalchemy"},
     "cli_db": {"typer"},

@@ -5,13 +5,15 @@ What goes wrong is raised: the entry point makes an exit code of it.
 
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
 import typer
 
+from keylatch import cli_bulk as bulk
 from keylatch import cli_output as output
 from keylatch._native import SecretRing, parse
 from keylatch.cli_database import require_file, run
@@ -70,7 +72,27 @@ app.add_typer(secrets, name="secret")
 @app.command()
 def create(
     *,
-    name: Annotated[str, typer.Option(metavar="TEXT", help="What people call the key.")],
+    name: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What people call the key. Needed for one.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Make many keys, all or none: a CSV file whose first line names its columns, of "
+            "name, owner, scopes (blanks between them), expires_in, expires_at, metadata (JSON) "
+            "and prefix; - is standard input.",
+        ),
+    ] = None,
+    tokens_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="With --from, write the tokens to this new file, for its owner alone to read.",
+        ),
+    ] = None,
     database: Database = "",
     prefix: Prefix = "",
     owner: Annotated[
@@ -85,8 +107,20 @@ def create(
 ) -> None:
     """Make a key, and show its token this once.
 
-    Standard output has the token and nothing else: TOKEN=$(keylatch create --name ci).
+    Standard output has the token and nothing else: TOKEN=$(keylatch create --name ci). With --from
+    it has a CSV file of ids and tokens in the order of the lines, with --json a JSON document on a
+    line for each.
     """
+    if source is not None:
+        given = (name, owner, scope, expires_in, expires_at, metadata)
+        if any(value is not None for value in given):
+            raise ValueError("with --from, write names, owners and the like into the file")
+        requests = bulk.read(source)
+        many = _collection(database, [prefix, *(requests.prefixes - {prefix})])
+        bulk.create(many, requests, path=tokens_file, actor=actor, as_json=as_json)
+        return
+    if name is None or tokens_file is not None:
+        raise ValueError("give --name TEXT for one key, or --from FILE, maybe with --output FILE")
     if expires_in is not None and expires_at is not None:
         raise ValueError("give --expires-in or --expires-at, not both")
     keys = _collection(database, prefix)
@@ -229,7 +263,7 @@ def _run(keys: APIKeys, action: Callable[[], Awaitable[T]]) -> T:
     return run(opened)
 
 
-def _collection(database: str, prefix: str) -> APIKeys:
+def _collection(database: str, prefix: str | Sequence[str]) -> APIKeys:
     if not os.environ.get("KEYLATCH_SECRET"):
         raise ConfigurationError(
             "KEYLATCH_SECRET is not set: set it to the application's server secret (`keylatch "

@@ -15,24 +15,27 @@ _DURATION: Final = re.compile(r"([1-9][0-9]{0,5})([mhdw])")
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-def _duration(text: str) -> timedelta:
+def duration(text: str) -> timedelta:
+    """Reads a duration. ``BadParameter`` if it is none."""
     found = _DURATION.fullmatch(text)
     if found is None:
         raise typer.BadParameter("write a duration like 30m, 12h, 90d or 2w")
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
-def _moment(text: str) -> datetime:
+def moment(text: str) -> datetime:
+    """Reads a moment, which must be aware. ``BadParameter`` if it is none."""
     try:
-        moment = datetime.fromisoformat(text)
+        found = datetime.fromisoformat(text)
     except ValueError:
         raise typer.BadParameter("write a moment like 2030-01-31T12:00:00Z") from None
-    if moment.utcoffset() is None:
+    if found.utcoffset() is None:
         raise typer.BadParameter("add a time zone: 2030-01-31T12:00:00Z, or +01:00 instead of Z")
-    return moment
+    return found
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def json_object(text: str) -> dict[str, Any]:
+    """Reads a JSON object. ``BadParameter`` if it is none."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -78,15 +81,15 @@ Scopes = Annotated[
 ]
 ExpiresIn = Annotated[
     timedelta | None,
-    typer.Option(parser=_duration, metavar="DURATION", help="Such as 30m, 12h, 90d or 2w."),
+    typer.Option(parser=duration, metavar="DURATION", help="Such as 30m, 12h, 90d or 2w."),
 ]
 ExpiresAt = Annotated[
     datetime | None,
-    typer.Option(parser=_moment, metavar="MOMENT", help="Such as 2030-01-31T12:00:00Z."),
+    typer.Option(parser=moment, metavar="MOMENT", help="Such as 2030-01-31T12:00:00Z."),
 ]
 Metadata = Annotated[
     dict[str, Any] | None,
-    typer.Option(parser=_json_object, metavar="JSON", help="A JSON object to keep with it."),
+    typer.Option(parser=json_object, metavar="JSON", help="A JSON object to keep with it."),
 ]
 Actor = Annotated[
     str | None, typer.Option(metavar="TEXT", help="Who does it, for the audit trail.")

@@ -67,6 +67,11 @@ def document(value: object) -> None:
     write(json.dumps(value, indent=2, default=_json_value) + "\n")
 
 
+def json_line(value: object) -> str:
+    """One JSON document on a line of its own, likewise in ASCII."""
+    return json.dumps(value, default=_json_value) + "\n"
+
+
 def key_document(key: APIKey, now: datetime) -> dict[str, Any]:
     """A key for programs: its fields, and its status at the moment."""
     return asdict(key) | {"status": key.status(now)}

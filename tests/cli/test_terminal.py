@@ -135,3 +135,15 @@ def test_colours_can_be_turned_off(cli):
         assert terminal.end() == 0
         assert "active" in terminal.shown
         assert bool(COLOUR.search(terminal.shown)) == coloured
+
+
+def test_create_from_shows_how_far_it_is(bare, tmp_path):
+    """A bar on standard error; it is no part of the answer."""
+    source = tmp_path / "keys.csv"
+    source.write_text("name\n" + "ci\n" * 700)
+    arguments = ("create", "--from", str(source), "--output", str(tmp_path / "tokens.csv"))
+    terminal = Terminal(bare, *arguments)
+    assert terminal.end() == 0
+    assert re.search(r"\d+/700", terminal.shown)
+    assert "700 keys were made" in terminal.shown
+    assert "acme_live_" not in terminal.shown
