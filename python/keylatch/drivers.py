@@ -90,7 +90,10 @@ def engine_of(source: str | sa.Engine | AsyncEngine, deadline: float) -> sa.Engi
             return source
         return _made(sa.make_url(source), deadline)
     except NoSuchModuleError:
-        reason = "SQLAlchemy knows no dialect of the database URL's name"
+        reason = (
+            "SQLAlchemy knows no dialect of the database URL's name: begin the URL with "
+            "sqlite+aiosqlite://, postgresql+asyncpg:// or mariadb+asyncmy://"
+        )
     except (ArgumentError, TypeError, ValueError):
         reason = (
             "the database cannot be read as one: pass a URL such as sqlite+aiosqlite:///keys.db, "
@@ -98,7 +101,10 @@ def engine_of(source: str | sa.Engine | AsyncEngine, deadline: float) -> sa.Engi
             "and / as %2F"
         )
     except ModuleNotFoundError as error:
-        reason = f"the database driver is not installed: pip install {error.name}"
+        reason = (
+            f"the database driver {error.name} is not installed: install it, or name another one "
+            "in the URL, as in postgresql+asyncpg:// or mariadb+asyncmy://"
+        )
     finally:
         source = ""
     raise ConfigurationError(reason)
