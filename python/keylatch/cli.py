@@ -17,6 +17,7 @@ from keylatch.errors import (
     AuthenticationError,
     ConfigurationError,
     InvalidTokenError,
+    KeyStateError,
     UnavailableError,
     UnknownKeyError,
 )
@@ -36,6 +37,7 @@ class ExitCode(IntEnum):
     UNKNOWN_KEY = 3
     CONFIGURATION = 4
     UNAVAILABLE = 5
+    ENDED = 6
     DEFECT = 70
     OUTPUT = 74
     STOPPED = 130
@@ -48,6 +50,7 @@ _EXIT_CODES: Final[Sequence[tuple[type[Exception], ExitCode]]] = (
     (UnknownKeyError, ExitCode.UNKNOWN_KEY),
     (ConfigurationError, ExitCode.CONFIGURATION),
     (UnavailableError, ExitCode.UNAVAILABLE),
+    (KeyStateError, ExitCode.ENDED),
     (ReaderGoneError, ExitCode.READER_GONE),
     (OutputError, ExitCode.OUTPUT),
 )

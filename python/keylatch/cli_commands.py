@@ -1,23 +1,24 @@
-"""The commands of ``keylatch``, as Typer has them. Knows the collection of keys and the output.
+"""The commands of ``keylatch``, as Typer has them: all of them, and those about tokens.
 
-What goes wrong is raised: the entry point makes an exit code of it.
+Knows the collection of keys and the output. What goes wrong is raised: the entry point makes an
+exit code of it.
 """
 
 import os
-import sys
-from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final
 
 import typer
 
 from keylatch import cli_bulk as bulk
 from keylatch import cli_output as output
 from keylatch._native import SecretRing, parse
-from keylatch.cli_database import require_file, run
+from keylatch.cli_changing import app as changing
+from keylatch.cli_database import require_file
 from keylatch.cli_db import app as db
+from keylatch.cli_keys import run, sealing
 from keylatch.cli_options import (
     Actor,
     AsJSON,
@@ -28,13 +29,10 @@ from keylatch.cli_options import (
     Prefix,
     Scopes,
 )
+from keylatch.cli_reading import app as reading
 from keylatch.cli_secrets import app as secrets
-from keylatch.cli_tokens import Inspection, on_terminal, read_token
-from keylatch.errors import AuthenticationError, ConfigurationError
-from keylatch.keys import APIKeys
-from keylatch.records import APIKey, Page, Status
-
-T = TypeVar("T")
+from keylatch.cli_tokens import Inspection, read_token
+from keylatch.errors import AuthenticationError
 
 # A \b keeps the lines of a paragraph as they are.
 _EPILOG: Final = """\b
@@ -46,11 +44,13 @@ Environment:
 \b
 Exit codes:
     0  fine
-    1  the token is refused (verify, inspect); keys need an old secret (secret status)
+    1  refused (verify, inspect); keys were found (expiring, unused), or need an old secret
+       (secret status)
     2  usage
     3  no such key
     4  configuration: server secret, database URL, tables, missing package
     5  the database is unavailable
+    6  the key has ended, or was rotated (update, rotate)
    70  a defect of keylatch
    74  the answer could not be written
   130  stopped at a prompt
@@ -58,13 +58,15 @@ Exit codes:
 """
 
 app = typer.Typer(
-    help="API keys: make, list, revoke and verify them, and look after their tables.",
+    help="API keys: make, verify, list, change and end them, and look after their tables.",
     epilog=_EPILOG,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # its panels cut the names of options in a narrow window
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(reading)
+app.add_typer(changing)
 app.add_typer(db, name="db")
 app.add_typer(secrets, name="secret")
 
@@ -116,15 +118,15 @@ def create(
         if any(value is not None for value in given):
             raise ValueError("with --from, write names, owners and the like into the file")
         requests = bulk.read(source)
-        many = _collection(database, [prefix, *(requests.prefixes - {prefix})])
+        many = sealing(database, [prefix, *(requests.prefixes - {prefix})])
         bulk.create(many, requests, path=tokens_file, actor=actor, as_json=as_json)
         return
     if name is None or tokens_file is not None:
         raise ValueError("give --name TEXT for one key, or --from FILE, maybe with --output FILE")
     if expires_in is not None and expires_at is not None:
         raise ValueError("give --expires-in or --expires-at, not both")
-    keys = _collection(database, prefix)
-    new = _run(
+    keys = sealing(database, prefix)
+    new = run(
         keys,
         lambda: keys.create(
             name=name,
@@ -136,82 +138,7 @@ def create(
             actor=actor,
         ),
     )
-    now = datetime.now(UTC)
-    try:
-        if as_json:
-            output.document({"token": new.token, "key": output.key_document(new.key, now)})
-            return
-        output.write(f"{new.token}\n")
-    except output.OutputError:
-        raise output.OutputError(
-            f"the token could not be written and is lost: revoke {new.key.id} and make another"
-        ) from None
-    output.note_rows(output.key_rows(new.key, now))
-    if sys.stdout.isatty():
-        output.say("the token is not shown again: copy it now")
-
-
-@app.command("list")
-def list_keys(
-    *,
-    database: Database = "",
-    owner: Annotated[
-        str | None, typer.Option(metavar="ID", help="Only keys of this owner.")
-    ] = None,
-    status: Annotated[Status | None, typer.Option(help="Only keys of this status.")] = None,
-    limit: Annotated[int, typer.Option(metavar="N", help="How many, 1 to 500.")] = 50,
-    cursor: Annotated[
-        str | None, typer.Option(metavar="CURSOR", help="Go on where an earlier list ended.")
-    ] = None,
-    every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
-    as_json: AsJSON = False,
-) -> None:
-    """List keys, the newest first. Needs neither server secret nor prefix."""
-    keys = _stored_keys(database)
-
-    async def found() -> Page:
-        page = await keys.list(owner=owner, status=status, limit=limit, cursor=cursor)
-        items = page.items
-        while every and page.next_cursor is not None:
-            page = await keys.list(owner=owner, status=status, limit=limit, cursor=page.next_cursor)
-            items += page.items
-        return Page(items, page.next_cursor)
-
-    page = _run(keys, found)
-    now = datetime.now(UTC)
-    if as_json:
-        items = [output.key_document(key, now) for key in page.items]
-        output.document({"items": items, "next_cursor": page.next_cursor})
-        return
-    if page.items:
-        output.keys(page.items, now)
-    else:
-        output.say("there are no keys")
-    if page.next_cursor is not None:
-        output.say(f"there are more: add --all, or --cursor {page.next_cursor}")
-
-
-@app.command()
-def revoke(
-    *,
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id; not its token.")],
-    database: Database = "",
-    reason: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Why, for the audit trail.")
-    ] = None,
-    actor: Actor = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needed in scripts.")] = False,
-    as_json: AsJSON = False,
-) -> None:
-    """Revoke a key, for good. Needs neither server secret nor prefix."""
-    if not yes and not on_terminal():
-        raise ValueError("there is nobody to ask, standard input is no terminal: add --yes")
-    keys = _stored_keys(database)
-    if not yes:
-        # Asked between two runs: inside of one, asyncio would hold Ctrl-C back.
-        _confirm(_run(keys, lambda: keys.get(key_id)))
-    key = _run(keys, lambda: keys.revoke(key_id, reason=reason, actor=actor))
-    _write_key(key, as_json=as_json)
+    output.token(new, as_json=as_json)
 
 
 @app.command()
@@ -222,20 +149,19 @@ def verify(
 
     The token comes from standard input, or from a hidden prompt if that is a terminal.
     """
-    keys = _collection(database, prefix)
+    keys = sealing(database, prefix)
     require_file(database)
     token = read_token()
     try:
-        key = _run(keys, lambda: keys.verify(token, scopes=scope or ()))
+        key = run(keys, lambda: keys.verify(token, scopes=scope or ()))
     except AuthenticationError as error:
         if as_json:
             output.document({"valid": False, "code": error.code, "detail": str(error)})
         raise
-    now = datetime.now(UTC)
     if as_json:
-        output.document({"valid": True, "key": output.key_document(key, now)})
+        output.document({"valid": True, "key": output.key_document(key, datetime.now(UTC))})
     else:
-        output.rows(output.key_rows(key, now))
+        output.key(key, as_json=False)
 
 
 @app.command()
@@ -253,49 +179,3 @@ def inspect(*, as_json: AsJSON = False) -> None:
     else:
         output.rows(inspection.rows(ring))
     parse(text)  # raises what to say of a text that is no token
-
-
-def _run(keys: APIKeys, action: Callable[[], Awaitable[T]]) -> T:
-    async def opened() -> T:
-        async with keys:
-            return await action()
-
-    return run(opened)
-
-
-def _collection(database: str, prefix: str | Sequence[str]) -> APIKeys:
-    if not os.environ.get("KEYLATCH_SECRET"):
-        raise ConfigurationError(
-            "KEYLATCH_SECRET is not set: set it to the application's server secret (`keylatch "
-            "secret` makes one for a new application)"
-        )
-    return APIKeys(database, prefix=prefix)
-
-
-def _stored_keys(database: str) -> APIKeys:
-    """The keys for those who neither make nor verify any.
-
-    Listing and revoking use neither prefix nor server secret: these are gone with the process.
-    """
-    secret = SecretRing(SecretRing.generate())
-    keys = APIKeys(database, prefix="keylatch", secret=secret, allow_missing_secrets=True)
-    require_file(database)
-    return keys
-
-
-def _confirm(key: APIKey) -> None:
-    # Not typer.confirm, which writes a blank to standard output.
-    whose = "" if key.owner is None else f" of {output.printable(key.owner)}"
-    name = output.printable(key.name)
-    sys.stderr.write(f"Revoke {key.id} ({name}){whose}, for good? [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
-        raise typer.Abort
-
-
-def _write_key(key: APIKey, *, as_json: bool) -> None:
-    now = datetime.now(UTC)
-    if as_json:
-        output.document(output.key_document(key, now))
-    else:
-        output.rows(output.key_rows(key, now))

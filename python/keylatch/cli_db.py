@@ -32,7 +32,8 @@ def upgrade(*, database: Database = "", as_json: AsJSON = False) -> None:
     There is no way back: have a backup. Needs neither server secret nor prefix.
     """
     store = _store(database, deadline=_DEADLINE)
-    before, after = _run(store, store.upgrade)
+    with output.progress("upgrading the tables"):
+        before, after = _run(store, store.upgrade)
     if as_json:
         output.document({"before": before, "after": after})
     elif before is None:

@@ -3,6 +3,7 @@
 Knows Typer. No error here repeats what was given: it may be a secret.
 """
 
+import getpass
 import json
 import re
 from collections.abc import Callable
@@ -11,16 +12,21 @@ from typing import Annotated, Any, Final
 
 import typer
 
-_DURATION: Final = re.compile(r"([1-9][0-9]{0,5})([mhdw])")
+_DURATION: Final = re.compile(r"(0|[1-9][0-9]{0,7})([mhdw])")
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+# So long before or after now, a moment is still one.
+_LONGEST: Final = timedelta(weeks=5200)
 
 
 def duration(text: str) -> timedelta:
-    """Reads a duration. ``BadParameter`` if it is none."""
+    """Reads a duration, of at most a hundred years. ``BadParameter`` if it is none."""
     found = _DURATION.fullmatch(text)
     if found is None:
-        raise typer.BadParameter("write a duration like 30m, 12h, 90d or 2w")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+        raise typer.BadParameter("write a duration like 30m (minutes), 12h, 90d or 2w")
+    duration = timedelta(**{_UNITS[found[2]]: int(found[1])})
+    if duration > _LONGEST:
+        raise typer.BadParameter("a duration is at most 5200w, which is a hundred years")
+    return duration
 
 
 def moment(text: str) -> datetime:
@@ -52,6 +58,15 @@ def _needed(option: str, variable: str) -> Callable[[str], str]:
         return value
 
     return check
+
+
+def _who(actor: str | None) -> str:
+    if actor is not None:
+        return actor
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (ImportError, KeyError, OSError):  # a user without a name, as in a container
+        return "cli"
 
 
 # Not required in Typer's way: its error would not name the environment variable.
@@ -92,6 +107,19 @@ Metadata = Annotated[
     typer.Option(parser=json_object, metavar="JSON", help="A JSON object to keep with it."),
 ]
 Actor = Annotated[
-    str | None, typer.Option(metavar="TEXT", help="Who does it, for the audit trail.")
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        callback=_who,
+        help="Who does it, for the audit trail; your system's user if left out.",
+    ),
 ]
+KeyID = Annotated[str, typer.Argument(metavar="ID", help="The key's id; not its token.")]
+OfOwner = Annotated[str | None, typer.Option("--owner", metavar="ID", help="Only of this owner.")]
+OfPrefix = Annotated[
+    str | None,
+    # Not from KEYLATCH_PREFIX: that would hide keys without a word.
+    typer.Option("--prefix", metavar="PREFIX", help="Only those whose tokens begin with this."),
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; needed in scripts.")]
 AsJSON = Annotated[bool, typer.Option("--json", help="Write one JSON document, for programs.")]

@@ -8,13 +8,13 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from keylatch.errors import KeylatchError
-from keylatch.records import APIKey
+from keylatch.records import APIKey, KeyEvent, NewKey
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -24,6 +24,8 @@ _TABLE_WIDTH: Final = 100
 # Not on a terminal nothing wraps at its edge, and programs such as grep want a key on one line.
 _PIPE_WIDTH: Final = 200
 _STATUS_STYLES: Final = {"active": "green", "expired": "yellow", "revoked": "red"}
+# In seconds; the first that fits twice.
+_SPANS: Final = (("days", 86_400), ("hours", 3600), ("minutes", 60))
 
 
 class OutputError(KeylatchError):
@@ -88,8 +90,11 @@ def key_rows(key: APIKey, now: datetime) -> list[tuple[str, str]]:
         ("scopes", " ".join(sorted(key.scopes))),
         ("metadata", json.dumps(key.metadata) if key.metadata else None),
         ("created", _moment(key.created_at)),
-        ("expires", _moment(key.expires_at)),
-        ("revoked", _moment(key.revoked_at)),
+        ("expires", _when(key.expires_at, now) or "never"),
+        ("revoked", _when(key.revoked_at, now)),
+        ("successor", key.successor),
+        ("last used", _when(key.last_used_at, now)),
+        ("uses", str(key.use_count) if key.use_count else None),
     ]
     return [(label, value) for label, value in rows if value]
 
@@ -106,31 +111,99 @@ def note_rows(lines: Iterable[tuple[str, str]]) -> None:
         sys.stderr.flush()
 
 
-def keys(found: Sequence[APIKey], now: datetime) -> None:
-    """Writes keys for people: a table, or one below the other where that would not fit."""
+def token(new: NewKey, *, as_json: bool) -> None:
+    """Writes a new token, and its key beside it.
+
+    Raises:
+        OutputError: It could not be written; the text says what to do about its key.
+    """
+    now = datetime.now(UTC)
+    try:
+        if as_json:
+            document({"token": new.token, "key": key_document(new.key, now)})
+            return
+        write(f"{new.token}\n")
+    except OutputError:
+        raise OutputError(
+            f"the token could not be written and is lost: revoke {new.key.id} and make another"
+        ) from None
+    note_rows(key_rows(new.key, now))
+    if sys.stdout.isatty():
+        say("the token is not shown again: copy it now")
+
+
+def key(one: APIKey, *, as_json: bool) -> None:
+    """Writes a key."""
+    now = datetime.now(UTC)
+    if as_json:
+        document(key_document(one, now))
+    else:
+        rows(key_rows(one, now))
+
+
+def keys(found: Sequence[APIKey], now: datetime, *, used: bool = False) -> None:
+    """Writes keys for people: a table, or one below the other where that would not fit.
+
+    The table ends with when each expires, or with when it was last used.
+    """
+    last = "last_used_at" if used else "expires_at"
+    fixed = ("status", "created (UTC)", "last used (UTC)" if used else "expires (UTC)")
+    lines = [
+        (
+            *(key.id, key.name, key.owner or "", " ".join(sorted(key.scopes)), key.status(now)),
+            *(_moment(at).removesuffix(" UTC") for at in (key.created_at, getattr(key, last))),
+        )
+        for key in found
+    ]
+    _listed(
+        [key_rows(key, now) for key in found],
+        lambda: _table(("id", "name", "owner", "scopes", *fixed), {"id", *fixed}, lines),
+    )
+
+
+def events(found: Sequence[KeyEvent]) -> None:
+    """Writes an audit trail for people, likewise."""
+    lines = [
+        (f"{event.at:%Y-%m-%d %H:%M:%S}", event.action, event.actor or "", _details(event))
+        for event in found
+    ]
+    labels = ("at (UTC)", "action", "actor", "details")
+    _listed(
+        [[pair for pair in zip(labels, line, strict=True) if pair[1]] for line in lines],
+        lambda: _table(labels, {"at (UTC)", "action"}, lines),
+    )
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Callable[[int], None]]:
+    """Shows on a terminal that something goes on, and how far it is; elsewhere nothing."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with _console(sys.stderr).status(what) as status:
+        yield lambda count: status.update(f"{what}: {count:,}")
+
+
+def _listed(
+    blocks: Iterable[Iterable[tuple[str, str]]], table: Callable[[], "RenderableType"]
+) -> None:
     console = _console(sys.stdout)
     if console.width < _TABLE_WIDTH:
-        write("\n".join(_render(console, _grid(key_rows(key, now))) for key in found))
+        write("\n".join(_render(console, _grid(block)) for block in blocks))
     else:
-        write(_render(console, _table(found, now)))
+        write(_render(console, table()))
 
 
-def _table(found: Sequence[APIKey], now: datetime) -> "RenderableType":
+def _table(
+    headers: Iterable[str], fixed: Container[str], lines: Iterable[Iterable[str]]
+) -> "RenderableType":
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("id", no_wrap=True)
-    for header in ("name", "owner", "scopes"):
-        table.add_column(header, overflow="fold")
-    for header in ("status", "created (UTC)", "expires (UTC)"):
-        table.add_column(header, no_wrap=True)
-    for key in found:
-        table.add_row(
-            *(_cell(value) for value in (key.id, key.name, key.owner or "")),
-            _cell(" ".join(sorted(key.scopes))),
-            _cell(key.status(now)),
-            *(_cell(_moment(at).removesuffix(" UTC")) for at in (key.created_at, key.expires_at)),
-        )
+    for header in headers:
+        table.add_column(header, no_wrap=header in fixed, overflow="fold")
+    for line in lines:
+        table.add_row(*map(_cell, line))
     return table
 
 
@@ -168,6 +241,36 @@ def _render(console: "Console", renderable: "RenderableType") -> str:
 
 def _moment(at: datetime | None) -> str:
     return "" if at is None else f"{at:%Y-%m-%d %H:%M} UTC"
+
+
+def _when(at: datetime | None, now: datetime) -> str:
+    """The same, and how far from now that is."""
+    if at is None:
+        return ""
+    seconds = abs((at - now).total_seconds())
+    fitting = (f"{round(seconds / span)} {unit}" for unit, span in _SPANS if seconds >= 2 * span)
+    distance = next(fitting, "a moment")
+    return f"{_moment(at)} ({f'in {distance}' if at > now else f'{distance} ago'})"
+
+
+def _details(event: KeyEvent) -> str:
+    """What an event changed, or what it was about."""
+    return ", ".join(
+        f"{name} {_plain(value)}"
+        for name, value in event.details.items()
+        if value not in (None, [])
+    )
+
+
+def _plain(value: object) -> str:
+    match value:
+        case {"from": old, "to": new, **others} if not others:
+            return f"from {_plain(old)} to {_plain(new)}"
+        case [*names]:
+            return " ".join(map(_plain, names)) or "none"
+        case None:
+            return "none"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _json_value(value: object) -> object:

@@ -1,17 +1,26 @@
 """The installed ``keylatch`` script, run on a real SQLite file."""
 
+import asyncio
+import io
 import json
 import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 import sysconfig
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+import sqlalchemy as sa
+from schemas import run
 
 from keylatch import SecretRing
+from keylatch.cli import main
+from keylatch.tables import api_keys
 
 SCRIPT = str(Path(sysconfig.get_path("scripts"), "keylatch"))
 
@@ -48,10 +57,10 @@ class CommandLine:
         assert self.secret[3:] not in shown
         return done
 
-    def json(self, *arguments, **options):
-        """Runs well, and returns the one JSON document."""
+    def json(self, *arguments, code=0, **options):
+        """Runs well, or to another code, and returns the one JSON document."""
         done = self.run(*arguments, "--json", **options)
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (done.returncode, done.stderr) == (code, "")
         return json.loads(done.stdout)
 
     def fails(self, code, *arguments, **options):
@@ -63,10 +72,51 @@ class CommandLine:
         assert done.stderr.count("\n") == 1
         return done.stderr
 
+    def let_two_hours_pass(self):
+        """Moves the ends of all keys into the past."""
+
+        def unit(connection):
+            key = api_keys.c
+            for row in connection.execute(sa.select(key.id, key.revoked_at, key.expires_at)).all():
+                ends = {"revoked_at": row.revoked_at, "expires_at": row.expires_at}
+                moved = {name: end and end - timedelta(hours=2) for name, end in ends.items()}
+                connection.execute(sa.update(api_keys).where(key.id == row.id).values(moved))
+
+        asyncio.run(run(self.env["KEYLATCH_DATABASE"], unit))
+
     def sql(self, statement, *values):
         """Runs a statement on the database, beside keylatch."""
         with closing(sqlite3.connect(self.database)) as connection, connection:
             return connection.execute(statement, values).fetchall()
+
+
+class InProcess(CommandLine):
+    """The same without a process of its own for each command, which takes half a second."""
+
+    def run(self, *arguments, stdin="", env=()):
+        """Runs to the end, in a pipe."""
+        streams = [io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(3)]
+        streams[0].buffer.write(stdin.encode())
+        streams[0].seek(0)
+        with (
+            patch.dict(os.environ, self.env | dict(env), clear=True),
+            patch.multiple(
+                sys,
+                argv=["keylatch", *arguments],
+                **dict(zip(("stdin", "stdout", "stderr"), streams, strict=True)),
+            ),
+        ):
+            try:
+                code = main()
+            except SystemExit as error:
+                code = error.code
+        shown = []
+        for stream in streams[1:]:
+            stream.flush()
+            shown.append(stream.buffer.getvalue().decode())
+        assert "Traceback" not in "".join(shown)
+        assert self.secret[3:] not in "".join(shown)
+        return subprocess.CompletedProcess(arguments, int(code), *shown)
 
 
 @pytest.fixture(scope="session")
@@ -95,3 +145,9 @@ def cli(bare, made):
 def new(made):
     """That key and its token, as ``create --json`` told them."""
     return made[2]
+
+
+@pytest.fixture
+def inside(tmp_path, secret):
+    """A command line without processes, on a database that is not there yet."""
+    return InProcess(tmp_path, secret)

@@ -1,11 +1,15 @@
 """The command line in scripts: what each command answers through a pipe."""
 
 import json
+import re
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from keylatch import SecretRing, parse
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 def test_secret_prints_a_server_secret_and_nothing_else(bare):
@@ -167,4 +171,12 @@ def test_help_documents_every_exit_code(bare):
     assert shown.stdout == bare.run().stdout
     listed = shown.stdout.split("Exit codes:")[1].splitlines()
     codes = [line.split()[0] for line in listed if line.strip()]
-    assert codes == ["0", "1", "2", "3", "4", "5", "70", "74", "130", "141"]
+    assert codes == ["0", "1", "2", "3", "4", "5", "6", "70", "74", "130", "141"]
+
+
+def test_the_readme_names_every_command_and_no_other(inside):
+    """Its table is that of the help."""
+    listed = inside.run("--help").stdout.split("Commands:\n")[1].split("\n\n")[0]
+    commands = {line.split()[0] for line in listed.splitlines()}
+    assert "..." not in listed
+    assert set(re.findall(r"`keylatch (\w+)", README)) == commands

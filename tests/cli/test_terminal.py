@@ -7,6 +7,8 @@ import pexpect
 import pytest
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9]")
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+TOKEN = re.compile(r"^acme_live_[0-9a-z]{16}_[0-9A-Za-z]{55}\r$", re.MULTILINE)
 
 
 class Terminal:
@@ -107,7 +109,7 @@ def test_create_says_that_the_token_is_not_shown_again(bare):
     """On a terminal the token stands on a line of its own, whole, however narrow the window."""
     terminal = Terminal(bare, "create", "--name", "ci", columns=30)
     assert terminal.end() == 0
-    assert re.search(r"^acme_live_[0-9a-z]{16}_[0-9A-Za-z]{55}\r$", terminal.shown, re.MULTILINE)
+    assert TOKEN.search(terminal.shown)
     assert "not shown again" in terminal.shown
 
 
@@ -147,3 +149,65 @@ def test_create_from_shows_how_far_it_is(bare, tmp_path):
     assert re.search(r"\d+/700", terminal.shown)
     assert "700 keys were made" in terminal.shown
     assert "acme_live_" not in terminal.shown
+
+
+def test_what_ends_many_keys_asks_with_their_number(cli, new):
+    """Revoking all keys of an owner, and purging, count first and do nothing without a yes."""
+    for line, code in [("n", 130), ("y", 0)]:
+        assert cli.sql("SELECT revoked_at FROM api_keys") == [(None,)]
+        terminal = Terminal(cli, "revoke", "--owner", "u1")
+        terminal.answer("Revoke 1 key of u1, for good? [y/N] ", line)
+        assert terminal.end() == code
+    assert terminal.shown.endswith("revoked 1 key of u1\r\n")
+    cli.let_two_hours_pass()
+    for line, code in [("", 130), ("yes", 0)]:
+        assert cli.sql("SELECT id FROM api_keys") == [(new["key"]["id"],)]
+        terminal = Terminal(cli, "purge", "--dead-for", "1h")
+        terminal.answer("for good? [y/N] ", line)
+        assert terminal.end() == code
+        assert "Delete 1 key that had ended by" in terminal.shown
+    assert cli.sql("SELECT count(*) FROM api_keys") == [(0,)]
+
+
+def test_a_narrow_window_cuts_no_id_and_no_token_of_a_rotation(cli, new):
+    """In forty columns the new token has its line, and the old key names its successor whole."""
+    old = new["key"]["id"]
+    terminal = Terminal(cli, "rotate", old, "--grace", "24h", columns=40)
+    assert terminal.end() == 0
+    assert TOKEN.search(terminal.shown)
+    ((successor,),) = cli.sql("SELECT successor FROM api_keys WHERE id = ?", old)
+    shown = {}
+    for command in ("show", "events"):
+        terminal = Terminal(cli, command, old, columns=40)
+        assert terminal.end() == 0
+        assert COLOUR.search(terminal.shown) or command == "events"
+        shown[command] = ESCAPE.sub("", terminal.shown)
+        assert max(map(len, shown[command].splitlines())) <= 40
+        assert successor in shown[command]
+    assert "(in 24 hours)" in " ".join(shown["show"].split())
+    assert "rotated" in shown["events"]
+
+
+def test_reading_many_keys_shows_how_far_it_is(cli, new):
+    """On a terminal, and gone when the answer comes; without colours if none are wanted."""
+    columns = [row[1] for row in cli.sql("PRAGMA table_info(api_keys)") if row[1] != "id"]
+    cli.sql(
+        "WITH RECURSIVE many(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM many WHERE n < 1200) "
+        f"INSERT INTO api_keys (id, {', '.join(columns)}) "
+        f"SELECT printf('%016d', n), {', '.join(columns)} FROM many, api_keys"
+    )
+    terminal = Terminal(cli, "list", "--all", "--json", NO_COLOR="1")
+    assert terminal.end() == 0
+    assert "reading keys" in terminal.shown
+    assert not COLOUR.search(terminal.shown)
+    assert '"next_cursor": null' in ESCAPE.sub("", terminal.shown).splitlines()[-2]
+
+
+def test_a_reminder_of_nothing_says_so_to_a_person(cli):
+    """On a terminal silence would leave one wondering."""
+    terminal = Terminal(cli, "expiring", "--within", "14d")
+    assert terminal.end() == 0
+    assert "no active key expires before 2" in terminal.shown
+    terminal = Terminal(cli, "unused", "--for", "0d", columns=120)
+    assert terminal.end() == 1
+    assert "last used (UTC)" in terminal.shown
