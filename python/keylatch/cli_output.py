@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Narrower than this, a key takes a line for each of its values instead of one for all.
 _TABLE_WIDTH: Final = 100
 # Not on a terminal nothing wraps at its edge, and programs such as grep want a key on one line.
-_PIPE_WIDTH: Final = 200
+_PIPE_WIDTH: Final = 100_000
 _STATUS_STYLES: Final = {"active": "green", "expired": "yellow", "revoked": "red"}
 # In seconds; the first that fits twice.
 _SPANS: Final = (("days", 86_400), ("hours", 3600), ("minutes", 60))

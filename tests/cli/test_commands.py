@@ -102,6 +102,19 @@ def test_a_key_stands_on_one_line_of_a_pipe(cli, new):
     assert not any("\x1b" in line or line.endswith(" ") for line in lines)
 
 
+def test_the_longest_values_stay_on_the_line_of_a_pipe(inside):
+    """Whatever a key is called and may do, and whatever its trail tells of it."""
+    scopes = [text for n in range(64) for text in ("--scope", f"{n:02}:{'s' * 61}")]
+    made = inside.json("create", "--name", "n" * 255, "--owner", "o" * 255, *scopes)["key"]
+    lines = inside.run("list").stdout.splitlines()
+    assert lines[1].split()[:3] == [made["id"], "n" * 255, "o" * 255]
+    inside.json("update", made["id"], "--metadata", json.dumps({"m": "m" * 8000}))
+    assert [
+        len(inside.run(*command).stdout.splitlines())
+        for command in (("list",), ("events", made["id"]))
+    ] == [2, 3]
+
+
 def test_verify_tells_programs_why_with_a_code(cli, new):
     """A refused token exits with 1, and --json tells why on standard output."""
     other = new["token"].replace("acme_live", "acme_test")
