@@ -10,7 +10,7 @@ SOURCES := $(RUST) $(shell find python/keylatch -type f -not -name "*.pyc")
 # cargo and maturin take the `python3` that they find: the environment's, which is new enough.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test check fmt lint rust-test python-test stubs soak bench bench-timing bench-million clean
+.PHONY: help demo test check fmt lint rust-test python-test stubs soak bench bench-timing bench-million bench-bulk clean
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 15
@@ -65,6 +65,9 @@ bench-timing: $(VENV)/.wheel $(VENV)/.dev ## Tries to tell by the clock what mus
 
 bench-million: $(VENV)/.wheel $(VENV)/.dev ## Measures a million keys beside a thousand, in each kind of database: half an hour.
 	$(BIN)/python benches/million.py --json benches/results/million.json
+
+bench-bulk: $(VENV)/.wheel $(VENV)/.dev ## Measures making 100,000 keys at once beside a plain insert, on each engine: ten minutes.
+	$(BIN)/python benches/bulk.py --json benches/results/bulk.json
 
 clean: ## Removes what was built, the environment and the demo's files.
 	rm -rf target $(VENV) .demo benches/results
