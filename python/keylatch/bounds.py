@@ -37,7 +37,7 @@ def text(value: str, what: str) -> str:
         raise TypeError(f"{what} must be a str, not {type(value).__name__}")
     if not 1 <= len(value) <= MAX_TEXT:
         raise ValueError(f"{what} must be 1 to {MAX_TEXT} characters long, not {len(value)}")
-    if any(unicodedata.category(character) in _UNPRINTABLE for character in value):
+    if not value.isprintable() and any(unicodedata.category(c) in _UNPRINTABLE for c in value):
         raise ValueError(f"{what} must not hold control characters, line breaks or surrogates")
     return value
 
@@ -83,12 +83,16 @@ def metadata(value: Mapping[str, Any] | None) -> dict[str, Any]:
         raise ValueError(
             f"metadata must be at most {MAX_METADATA_BYTES} bytes of JSON, not {len(encoded)}"
         )
-    brackets = _JSON_STRING.sub("", document)
-    depths = itertools.accumulate((c in "[{") - (c in "]}") for c in brackets)
-    if max(depths) > MAX_METADATA_DEPTH:
+    brackets = document.count("[") + document.count("{")
+    if brackets > MAX_METADATA_DEPTH and _depth(document) > MAX_METADATA_DEPTH:
         raise ValueError(f"metadata must be nested at most {MAX_METADATA_DEPTH} levels deep")
     decoded: dict[str, Any] = json.loads(document)
     return decoded
+
+
+def _depth(document: str) -> int:
+    brackets = _JSON_STRING.sub("", document)
+    return max(itertools.accumulate((c in "[{") - (c in "]}") for c in brackets))
 
 
 def utc(value: datetime, what: str) -> datetime:
