@@ -1,11 +1,14 @@
 """Many keys at once: all of them or none, in one transaction, on every store."""
 
 import asyncio
+import sqlite3
 import time
+from contextlib import closing
 from datetime import datetime, timedelta
 from functools import partial
 
 import pytest
+import sqlalchemy as sa
 from hosts import KINDS
 from integrity import violations
 from sqlalchemy.util import await_only
@@ -14,6 +17,7 @@ from subject import SILENT, as_elsewhere
 from keylatch import APIKeys, KeyRequest, feed, mint
 from keylatch.engines import Database
 from keylatch.errors import KeyRequestError, UnavailableError
+from keylatch.threads import Attempt
 
 pytestmark = pytest.mark.anyio
 
@@ -162,6 +166,29 @@ async def test_a_cancelled_bulk_writes_nothing(host, host_keys):
             with pytest.raises(asyncio.CancelledError):
                 await task
         assert await host.rows() == before
+
+
+def test_a_commit_has_longer_after_many_steps():
+    """It may have to write what all of them left to it."""
+    attempt = Attempt()
+    for _ in range(1_000):
+        attempt.come_on()
+    assert attempt.left(5) <= 5
+    attempt.committing = True
+    assert 14 < attempt.left(5) <= 15
+
+
+@pytest.mark.parametrize("engine_name", ["sqlite-async", "sqlite-sync"])
+async def test_sqlite_can_be_read_while_many_keys_are_made(host, host_keys):
+    """Also where they do not fit into its cache, and it would write some into the file."""
+    async with host.transaction("connection") as transaction:
+        await transaction.execute(sa.text("PRAGMA cache_size = 10"))
+        spill = (await transaction.execute(sa.text("PRAGMA cache_spill"))).scalar_one()
+        await host_keys.create_many(wanted(), connection=transaction.connection)
+        with closing(sqlite3.connect(host.core.url.database, timeout=0)) as other:
+            assert other.execute("SELECT count(*) FROM api_keys").fetchone() == (0,)
+        left = (await transaction.execute(sa.text("PRAGMA cache_spill"))).scalar_one()
+        assert left == spill > 0
 
 
 @pytest.mark.parametrize("engine_name", ["postgres-async", "mariadb-async"])

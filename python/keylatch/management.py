@@ -154,8 +154,9 @@ class KeyManagement:
         """Makes many keys in one transaction: all of them, or none.
 
         All requests are checked before anything is written. The database has its deadline for
-        each step, not for all of them. SQLite lets nobody else write meanwhile, and without WAL
-        nobody read.
+        each step, not for all of them. SQLite lets nobody else write meanwhile, and takes a
+        kilobyte of memory a key. Garbage collections of Python take longer with many keys about:
+        in a process that serves requests, make some ten thousand at a time.
 
         Args:
             requests: What to make, each with the bounds of :meth:`create`.

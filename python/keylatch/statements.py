@@ -102,6 +102,8 @@ _LOCK_SQLITE: Final = (
 _PORTION: Final = 500
 # How many rows are written by one call of a driver: preparing more would hold up the event loop.
 _WRITTEN: Final = 200
+# More than a database of SQLite has.
+_ALL_PAGES: Final = 2**31 - 1
 # Missing entries of the audit trail that are asked for one by one, not as a stretch of numbers.
 _FEW: Final = 16
 
@@ -142,7 +144,7 @@ def insert_many(
     rows: list[dict[str, Any]] = []
     halves = 0
     try:
-        with _all_or_nothing(connection):
+        with _all_or_nothing(connection), _letting_others_read(connection):
             for portion in portions:
                 rows = _rows(portion)
                 connection.execute(sa.insert(api_keys), rows)
@@ -395,6 +397,23 @@ def _all_or_nothing(connection: sa.Connection) -> Iterator[None]:
             savepoint.rollback()
         raise
     savepoint.commit()
+
+
+@contextmanager
+def _letting_others_read(connection: sa.Connection) -> Iterator[None]:
+    """Keeps SQLite from writing to its file before the commit, which would lock out readers.
+
+    It takes a kilobyte of memory a key. If this fails, the connection may go on like that.
+    """
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    # Not OFF, which counts only outside of a transaction.
+    pages = connection.exec_driver_sql("PRAGMA cache_spill").scalar_one()
+    if pages:
+        connection.exec_driver_sql(f"PRAGMA cache_spill = {_ALL_PAGES}")
+    yield
+    connection.exec_driver_sql(f"PRAGMA cache_spill = {int(pages)}")
 
 
 def _lock(connection: sa.Connection, key_id: str) -> KeyRecord | None:

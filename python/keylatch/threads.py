@@ -23,6 +23,8 @@ T = TypeVar("T")
 _THREADS: Final = 32
 # Seconds that a thread has to come back by itself, as the driver's own limits would have it.
 _PATIENCE: Final = 0.5
+# Steps whose commit may take another deadline.
+_STEPS: Final = 500
 
 
 class GivenUpError(Exception):
@@ -37,6 +39,7 @@ class Attempt:
     given_up: bool = False
     line: Line | None = None
     came_on_at: float = field(default_factory=time.monotonic)
+    steps: int = 0
 
     def go_on(self) -> None:
         """Raises GivenUpError if there is nobody to answer to."""
@@ -47,9 +50,12 @@ class Attempt:
         """Notes that a step is done, so that the next one has a deadline of its own."""
         self.go_on()
         self.came_on_at = time.monotonic()
+        self.steps += 1
 
     def left(self, deadline: float) -> float:
-        """How many seconds this step still has."""
+        """How many seconds this step still has. A commit may have to write what all steps left."""
+        if self.committing:
+            deadline *= 1 + self.steps / _STEPS
         return self.came_on_at + deadline - time.monotonic()
 
     def on(self, connection: sa.Connection, unit: Callable[[sa.Connection], T]) -> T:
