@@ -288,6 +288,24 @@ async def test_a_slow_hash_stays_slow(keyed, clock):
     assert Hasher(SecretRing(NEW)).verify(new.token, renewed)
 
 
+class Unreadable(MemoryStore):
+    """A store that is too big to be read within its deadline."""
+
+    async def count_secrets(self, now, *, besides=()):
+        """Gives up."""
+        raise UnavailableError("late")
+
+
+async def test_a_start_goes_on_where_the_keys_could_not_be_counted(caplog):
+    """It says so: this is no reason for an outage, and each key is refused by itself."""
+    async with APIKeys(Unreadable(), prefix="acme_live", secret=OLD, **SILENT) as keys:
+        assert keys.health().started
+        with pytest.raises(UnavailableError):
+            await keys.secret_status()
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "was not found out" in said
+
+
 class Failing(MemoryStore):
     """A store that fails to rehash as long as it is told to."""
 

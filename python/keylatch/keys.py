@@ -229,7 +229,7 @@ class APIKeys(KeyManagement):
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._loader.close()
             with suppress(UnavailableError):  # the log has it
-                await self._usage.flush()
+                await self._usage.finish()
         finally:
             self._engine.distrust()
             self._opened = False

@@ -50,6 +50,19 @@ class UsageWriter:
             except Exception:
                 logger.exception("uses of keys could not be written, and are kept")
 
+    async def finish(self) -> None:
+        """Writes all that there is, at the end: also what others have locked, once they let go.
+
+        Raises:
+            UnavailableError: The store failed.
+        """
+        for _ in range(_LAST_ATTEMPTS):
+            await self.flush()
+            if not (unwritten := self._engine.counts()["ledger_keys"]):
+                return
+            await asyncio.sleep(_PAUSE)
+        logger.warning("uses of %d keys are lost: somebody keeps them locked", unwritten)
+
     async def flush(self) -> None:
         """Writes all that is there now. What cannot be written is kept for the next time.
 
