@@ -105,6 +105,23 @@ async def test_a_key_that_is_being_changed_waits_and_the_others_do_not(host, hos
     assert (key.use_count, bool(key.revoked_at)) == (1, True)
 
 
+@pytest.mark.parametrize("engine_name", ["postgres-async", "mariadb-sync"])
+async def test_the_end_waits_for_a_key_that_is_being_changed(host, host_keys, secret):
+    """Workers that end together write to the same rows, and lose no use."""
+    new = await host_keys.create(name="held")
+    other = APIKeys(host.engine, prefix="acme_live", secret=secret, **SILENT)
+    await other.__aenter__()
+    await other.verify(new.token)
+    async with host.transaction() as transaction:
+        await host_keys.update(new.key.id, name="renamed", connection=transaction.connection)
+        ending = asyncio.create_task(other.__aexit__(None, None, None))
+        await asyncio.sleep(0.3)
+        assert not ending.done()
+        await transaction.commit()
+    await ending
+    assert (await host_keys.get(new.key.id)).use_count == 1
+
+
 class Failing(MemoryStore):
     """A store that fails to write uses when it is told to, or takes its time."""
 

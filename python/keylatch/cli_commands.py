@@ -44,8 +44,7 @@ Environment:
 \b
 Exit codes:
     0  fine
-    1  refused (verify, inspect); keys were found (expiring, unused), or need an old secret
-       (secret status)
+    1  refused (verify, inspect), or keys were found (expiring, unused, secret status)
     2  usage
     3  no such key
     4  configuration: server secret, database URL, tables, missing package

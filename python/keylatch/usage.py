@@ -19,6 +19,10 @@ logger = logging.getLogger("keylatch")
 
 # Keys whose uses are written in one transaction: long ones keep others from their rows.
 _PORTION: Final = 500
+# How often, and in seconds how soon, rows are asked for again at the end that others have locked:
+# workers that end together do so for moments, for five seconds a host's transaction may.
+_LAST_ATTEMPTS: Final = 25
+_PAUSE: Final = 0.2
 
 # A key id, a count and the moment of the last use, as the engine has it.
 _Counted = tuple[str, int, int]
