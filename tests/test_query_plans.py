@@ -259,7 +259,7 @@ async def test_missing_entries_are_asked_for_along_an_index(subject, gaps, width
     missing = [range(first + 40 * number, first + 40 * number + width) for number in range(gaps)]
 
     async def poll():
-        marks = await subject.store.changes(after=latest - 10, missing=missing, limit=2 * PAGE)
+        marks = await subject.store.changes(after=latest - 10, missing=missing, limit=4 * PAGE)
         assert len(marks) == gaps * width + 11
 
     for asked in await subject.statements(poll):
