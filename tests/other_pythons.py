@@ -20,8 +20,11 @@ FREE_THREADED = ["3.14t", "3.15t"]
 LEFT_OUT = ["tests/test_readme.py", "tests/test_benches.py", "tests/test_router_schema.py"]
 # What depends on the database at hand, which the main environment has tried.
 LEFT_OUT += [
+    "tests/cli/test_engines.py",
     "tests/faults",
+    "tests/test_bench_bulk.py",
     "tests/test_bench_million.py",
+    "tests/test_bulk.py",
     "tests/test_crash.py",
     "tests/test_feed.py",
     "tests/test_host_alembic.py",
@@ -32,7 +35,10 @@ LEFT_OUT += [
     "tests/test_notify.py",
     "tests/test_query_plans.py",
     "tests/test_races.py",
+    "tests/test_rotating_workers.py",
+    "tests/test_router_model.py",
     "tests/test_schema.py",
+    "tests/test_secret_rotation.py",
     "tests/test_transactions.py",
     "tests/test_workers.py",
 ]
