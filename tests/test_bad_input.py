@@ -203,7 +203,7 @@ def test_the_secret_is_read_from_the_environment(monkeypatch, secret):
         ("nosuch://x", "no dialect"),
         ("sqlite+nosuch:///x.db", "no dialect"),
         ("mssql+pyodbc://u:hunter2@db/x", "not installed"),
-        ("postgresql+pg8000://u:hunter2@db/x", "pip install pg8000"),
+        ("postgresql+pg8000://u:hunter2@db/x", "pg8000 is not installed"),
         ("sqlite://", "MemoryStore"),
         ("sqlite+aiosqlite://", "MemoryStore"),
         ("sqlite+aiosqlite:///:memory:", "MemoryStore"),

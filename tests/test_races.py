@@ -1,6 +1,6 @@
 """Workers that change one key at the same moment: someone comes first, and nothing is lost.
 
-``KEYLATCH_SOAK=1`` tries ten times as often.
+``KEYLATCH_SOAK=1`` tries twenty times as often.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from keylatch.records import NewKey
 
 pytestmark = pytest.mark.anyio
 
-ROUNDS = 24 * (10 if os.environ.get("KEYLATCH_SOAK") else 1)
+ROUNDS = 12 * (20 if os.environ.get("KEYLATCH_SOAK") else 1)
 # What would come to an end by now, if it did not have to wait for somebody: seconds.
 PATIENCE = 0.1
 HOUR = timedelta(hours=1)
@@ -99,7 +99,7 @@ async def waiting(call: Awaitable[Any]) -> asyncio.Task[Any]:
 
 def rounds() -> Any:
     """Numbers of rounds, in each of which others come first."""
-    return [(number, number // 2 * 3 % 40, bool(number % 2)) for number in range(ROUNDS)]
+    return [(number, number // 2 * 7 % 40, bool(number % 2)) for number in range(ROUNDS)]
 
 
 async def test_of_two_rotations_one_wins(workers, clock):

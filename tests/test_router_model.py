@@ -22,7 +22,7 @@ from routes import ADMIN, BOTH, READS, WRITES, Client, application, said
 from keylatch import APIKey, APIKeys, SecretRing
 from keylatch.memory import MemoryStore
 
-EXAMPLES = 60 * (40 if os.environ.get("KEYLATCH_SOAK") else 1)
+EXAMPLES = 30 * (80 if os.environ.get("KEYLATCH_SOAK") else 1)
 OURS = ("acme_live", "acme_test")
 HOUR = timedelta(hours=1)
 
