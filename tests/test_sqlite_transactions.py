@@ -109,7 +109,7 @@ async def test_a_savepoint_that_is_rolled_back_takes_its_keys_along(host, host_k
 async def test_a_call_that_the_hosts_lock_keeps_out_fails_by_its_deadline(host, secret):
     """One without ``connection=``, while the host's own transaction is open, waits in vain."""
     url = host.core.url.render_as_string()
-    async with APIKeys(SQLAlchemyStore(url, deadline=0.2), prefix="acme", secret=secret) as keys:
+    async with APIKeys(SQLAlchemyStore(url, deadline=0.5), prefix="acme", secret=secret) as keys:
         async with host.transaction() as transaction:
             await transaction.add("ada")
             async with asyncio.timeout(2):
