@@ -161,7 +161,7 @@ class KeyEventInfo(_Answered):
 
     key_id: str = Field(description="The key it happened to.")
     at: datetime = Field(description="When.")
-    action: str = Field(description="What: created, updated, rotated or revoked.")
+    action: str = Field(description="What: created, updated, rotated, revoked or rehashed.")
     actor: str | None = Field(description="Who did it: key:<id> where it was done through a key.")
     details: dict[str, Any] = Field(description="More, which depends on the action.")
 

@@ -114,7 +114,6 @@ def insert(connection: sa.Connection, new: tuple[KeyRecord, KeyEvent]) -> None:
     if connection.dialect.name == "postgresql":
         # An error would spoil the transaction, which may be the host's.
         statement = postgresql.insert(api_keys).on_conflict_do_nothing(index_elements=["id"])
-        # Not as one VALUES of all rows, which SQLAlchemy would compile anew each time.
         if not connection.scalars(statement.returning(api_keys.c.id), rows).all():
             raise DuplicateKeyError
     else:
