@@ -97,7 +97,7 @@ async def test_a_change_is_heard_of_with_its_commit(host, host_keys, other):
 
 
 @ENGINES
-async def test_a_listener_comes_back(host, host_keys, other):
+async def test_a_listener_comes_back(host, host_keys, other, caplog):
     """When its connection is lost it makes another one, and looks for what it missed."""
     new, later = await host_keys.create(name="ci"), await host_keys.create(name="later")
     assert await other.verify(new.token)
@@ -109,6 +109,7 @@ async def test_a_listener_comes_back(host, host_keys, other):
     assert await other.verify(later.token)
     await host_keys.revoke(later.key.id)
     await refused(other, later.token)
+    assert "Exception during reset" not in caplog.text
 
 
 @ENGINES

@@ -83,4 +83,6 @@ def listen_in_thread(connection: sa.Connection, channel: str) -> Iterator[str | 
             yield None
     except Exception as error:  # noqa: BLE001 - whatever the driver calls it
         reason = f"the connection that listens was lost: {type(error).__name__}"
+        connection.invalidate()  # a rollback would fail, and be logged
+        driver.close()
     raise ConnectionError(reason)
