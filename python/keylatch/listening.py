@@ -33,7 +33,12 @@ async def listen(engine: AsyncEngine, channel: str, heard: Heard, *, patience: f
         pooled.detach()  # the pool has room for another one
         by_driver = _asyncpg if engine.dialect.driver == "asyncpg" else _psycopg
         try:
-            await by_driver(driver, channel, heard, patience)
+            try:
+                await by_driver(driver, channel, heard, patience)
+            finally:
+                if by_driver is _psycopg:  # SQLAlchemy would forget it when this is cancelled
+                    await connection.invalidate()  # a rollback would fail, and be logged
+                    await driver.close()
         except Exception as error:  # noqa: BLE001 - whatever the driver calls it
             reason = f"the connection that listens was lost: {type(error).__name__}"
         raise ConnectionError(reason)
@@ -53,16 +58,13 @@ async def _asyncpg(driver: Any, channel: str, heard: Heard, patience: float) -> 
 
 
 async def _psycopg(driver: Any, channel: str, heard: Heard, patience: float) -> None:
-    try:
-        await driver.set_autocommit(True)
-        await driver.execute(f"LISTEN {channel}")
-        while True:
-            async for told in driver.notifies(timeout=SILENCE):
-                heard(told.payload)
-            async with asyncio.timeout(patience):
-                await driver.execute("SELECT 1")
-    finally:
-        await driver.close()  # SQLAlchemy would forget it when this is cancelled
+    await driver.set_autocommit(True)
+    await driver.execute(f"LISTEN {channel}")
+    while True:
+        async for told in driver.notifies(timeout=SILENCE):
+            heard(told.payload)
+        async with asyncio.timeout(patience):
+            await driver.execute("SELECT 1")
 
 
 def listen_in_thread(connection: sa.Connection, channel: str) -> Iterator[str | None]:
