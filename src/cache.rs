@@ -10,7 +10,7 @@ use crate::hash::StoredHash;
 use crate::sync::{Arc, AtomicU64};
 use crate::token::KeyId;
 
-/// Keys that share an epoch are read again together, so few should; 8 bytes each.
+/// Keys that share an epoch are read again together, so few should; 8 bytes each. A power of two.
 const EPOCHS: usize = 4096;
 pub const TAG_LEN: usize = 32;
 
@@ -113,7 +113,8 @@ impl<K> Cache<K> {
     }
 
     fn epoch_of(&self, key_id: KeyId) -> &AtomicU64 {
+        let index = usize::try_from(key_id.spread() >> (u64::BITS - EPOCHS.ilog2()));
         // None is missing; one for all others would be right as well.
-        self.epochs.get(key_id.spread() % EPOCHS).unwrap_or(&self.others)
+        index.ok().and_then(|index| self.epochs.get(index)).unwrap_or(&self.others)
     }
 }

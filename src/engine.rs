@@ -9,13 +9,13 @@ use hmac::Mac;
 use rand::rngs::SysRng;
 
 use crate::cache::{Cache, Outdated, Row};
+use crate::clock::{Budget, Calendar, Moment, SECOND};
 use crate::hash::{self, HashError, Scheme, StoredHash};
 use crate::ledger::Ledger;
 use crate::secrets::{KeyedHmac, RandomError, SecretRing, random_key};
 use crate::sync::{Arc, AtomicU64};
 use crate::token::{KeyId, Prefix, Token, TokenError};
 
-const SECOND: u64 = 1_000_000;
 /// A row is read anew after five minutes, in case that somebody changed it by hand.
 const GOOD_FOR: u64 = 300 * SECOND;
 /// That there is no such key is believed for five seconds.
@@ -41,14 +41,6 @@ pub enum Verdict<T> {
     Unknown,
 }
 
-/// When it is: for expiries and the ledger by the calendar, in microseconds since 1970, and for
-/// everything else in ticks, which nobody sets back.
-#[derive(Clone, Copy)]
-pub struct Moment {
-    pub now: i64,
-    pub ticks: u64,
-}
-
 /// How an engine is set up.
 pub struct Settings {
     pub prefixes: Vec<String>,
@@ -71,6 +63,7 @@ pub struct Engine<K> {
     decoy: StoredHash,
     process_key: KeyedHmac,
     began: Instant,
+    calendar: Calendar,
     counts: Counts,
 }
 
@@ -121,14 +114,35 @@ impl<K> Engine<K> {
             decoy,
             process_key: random_key(&mut SysRng)?,
             began: Instant::now(),
+            calendar: Calendar::default(),
             counts: Counts::default(),
             settings,
         })
     }
 
+    /// What tells the time by the calendar.
+    pub fn calendar(&self) -> &Calendar {
+        &self.calendar
+    }
+
     /// Microseconds since the engine was made.
     pub fn ticks(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// What a credential opens, as far as a cached row tells that it names. The row's hash is that
+    /// of a whole token, so that what matches it need not be read. `Unknown` says nothing of a
+    /// credential, not even that it is a token.
+    pub fn check_credential(
+        &self,
+        ring: &SecretRing,
+        credential: &[u8],
+        at: Moment,
+        permits: impl FnOnce(&K) -> bool,
+    ) -> Verdict<Arc<Row<K>>> {
+        let claimed = KeyId::claimed(credential, &self.settings.prefixes);
+        let row = claimed.and_then(|key_id| self.cached(key_id, at));
+        self.by_row(ring, row, credential, at, permits)
     }
 
     /// What a token opens, as far as cached rows tell. Once `permits` is asked, and says yes, the
@@ -143,22 +157,35 @@ impl<K> Engine<K> {
         if !self.knows_prefix(token.prefix()) {
             return Verdict::Denied(self.deny(Denial::Invalid));
         }
-        if let Some(row) = self.cached(token.key_id(), at).filter(|row| !row.needs_stretching()) {
-            match self.weigh(ring, &row, token, at, permits) {
-                // Whoever is asked instead has its hash made anew.
-                Ok(Verdict::Opens(())) if row.awaits_rehash() => {}
-                Ok(Verdict::Opens(())) => {
-                    self.ledger.record(row.key_id, at.now);
-                    self.counts.hits.fetch_add(1, Ordering::Relaxed);
-                    return Verdict::Opens(row);
-                }
-                Ok(Verdict::Denied(denial)) => return Verdict::Denied(denial),
-                // A row that cannot be verified is read again, and who reads it says why.
-                Ok(Verdict::Unknown) | Err(_) => {}
-            }
+        let row = self.cached(token.key_id(), at);
+        let verdict = self.by_row(ring, row, token.as_str().as_bytes(), at, permits);
+        if matches!(verdict, Verdict::Unknown) {
+            self.counts.misses.fetch_add(1, Ordering::Relaxed);
         }
-        self.counts.misses.fetch_add(1, Ordering::Relaxed);
-        Verdict::Unknown
+        verdict
+    }
+
+    fn by_row(
+        &self,
+        ring: &SecretRing,
+        row: Option<Arc<Row<K>>>,
+        credential: &[u8],
+        at: Moment,
+        permits: impl FnOnce(&K) -> bool,
+    ) -> Verdict<Arc<Row<K>>> {
+        let Some(row) = row.filter(|row| !row.needs_stretching()) else { return Verdict::Unknown };
+        match self.weigh(ring, &row, credential, at, permits) {
+            // Whoever is asked instead has its hash made anew.
+            Ok(Verdict::Opens(())) if row.awaits_rehash() => Verdict::Unknown,
+            Ok(Verdict::Opens(())) => {
+                self.ledger.record(row.key_id, at.now);
+                self.counts.hits.fetch_add(1, Ordering::Relaxed);
+                Verdict::Opens(row)
+            }
+            Ok(Verdict::Denied(denial)) => Verdict::Denied(denial),
+            // A row that cannot be verified is read again, and who reads it says why.
+            Ok(Verdict::Unknown) | Err(_) => Verdict::Unknown,
+        }
     }
 
     /// Whether tokens of this prefix are ours.
@@ -183,7 +210,10 @@ impl<K> Engine<K> {
         at: Moment,
         permits: impl FnOnce(&K) -> bool,
     ) -> Result<Verdict<()>, HashError> {
-        let verdict = self.weigh(ring, row, token, at, permits)?;
+        if row.key_id != token.key_id() {
+            return Ok(Verdict::Denied(self.deny(Denial::Invalid)));
+        }
+        let verdict = self.weigh(ring, row, token.as_str().as_bytes(), at, permits)?;
         if verdict == Verdict::Opens(()) {
             self.ledger.record(row.key_id, at.now);
         }
@@ -195,12 +225,12 @@ impl<K> Engine<K> {
         &self,
         ring: &SecretRing,
         row: &Row<K>,
-        token: Token<&str>,
+        credential: &[u8],
         at: Moment,
         permits: impl FnOnce(&K) -> bool,
     ) -> Result<Verdict<()>, HashError> {
         let expired = row.expires_at.is_some_and(|end| end <= at.now);
-        let matches = match self.matches(ring, row, token) {
+        let matches = match self.matches(ring, row, credential) {
             // Whatever the token is, it opens nothing: the dead need no server secret.
             Err(HashError::UnknownKid(_)) if row.revoked || expired => false,
             matches => matches?,
@@ -294,16 +324,7 @@ impl<K> Engine<K> {
         &self.counts
     }
 
-    fn matches(
-        &self,
-        ring: &SecretRing,
-        row: &Row<K>,
-        token: Token<&str>,
-    ) -> Result<bool, HashError> {
-        if row.key_id != token.key_id() {
-            return Ok(false);
-        }
-        let token = token.as_str().as_bytes();
+    fn matches(&self, ring: &SecretRing, row: &Row<K>, token: &[u8]) -> Result<bool, HashError> {
         if row.hash.is_slow() {
             row.hash.secret(ring)?;
             // Another token than the one that verified is wrong, without being stretched.
@@ -349,28 +370,5 @@ impl<K> Row<K> {
     /// Whether its hash should be made anew, and nobody has noticed so far.
     pub fn awaits_rehash(&self) -> bool {
         self.outdated.as_ref().is_some_and(|outdated| outdated.is_unnoticed())
-    }
-}
-
-/// So many a second, and as many at once after a second without any (the generic cell rate
-/// algorithm, ITU-T I.371).
-struct Budget {
-    interval: Option<u64>,
-    /// When the next one is due, in ticks.
-    due: AtomicU64,
-}
-
-impl Budget {
-    fn new(per_second: u32) -> Self {
-        Self { interval: SECOND.checked_div(u64::from(per_second)), due: AtomicU64::new(0) }
-    }
-
-    fn spend(&self, ticks: u64) -> bool {
-        let Some(interval) = self.interval else { return false };
-        let next = |due: u64| {
-            let later = due.max(ticks) + interval;
-            (later <= ticks + SECOND).then_some(later)
-        };
-        self.due.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).is_ok()
     }
 }

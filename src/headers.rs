@@ -53,7 +53,7 @@ impl Sources {
     /// The one credential among the values found, each given with its slot.
     pub fn credential<'a>(
         values: impl Iterator<Item = (usize, &'a [u8])>,
-    ) -> Result<&'a str, Refusal> {
+    ) -> Result<Credential<'a>, Refusal> {
         let mut found: Option<&[u8]> = None;
         for (slot, raw) in values {
             let value = trim_blanks(raw);
@@ -65,13 +65,26 @@ impl Sources {
             }
             found = Some(credential);
         }
-        let credential = found.ok_or(Refusal::Missing)?;
+        found.map(Credential).ok_or(Refusal::Missing)
+    }
+}
+
+/// What stands where a credential should, whatever it is.
+#[derive(Clone, Copy)]
+pub struct Credential<'a>(&'a [u8]);
+
+impl<'a> Credential<'a> {
+    /// All of it, unread.
+    pub fn bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// Its text, if it has one of visible ASCII.
+    pub fn text(self) -> Result<&'a str, Refusal> {
         // Not one by one: a wrong one is rare.
-        let visible = credential.iter().fold(true, |all, byte| all & byte.is_ascii_graphic());
-        if credential.is_empty() || !visible {
-            return Err(Refusal::Invalid);
-        }
-        core::str::from_utf8(credential).map_err(|_| Refusal::Invalid)
+        let visible = self.0.iter().fold(true, |all, byte| all & byte.is_ascii_graphic());
+        let text = core::str::from_utf8(self.0).ok().filter(|text| visible && !text.is_empty());
+        text.ok_or(Refusal::Invalid)
     }
 }
 
@@ -79,6 +92,11 @@ impl Sources {
 /// or `None` for another scheme. It is empty, and so invalid, where something else than a space
 /// or nothing at all follows.
 fn bearer_credential(value: &[u8]) -> Option<&[u8]> {
+    if let Some((b"Bearer ", credential)) = value.split_first_chunk()
+        && !credential.starts_with(b" ")
+    {
+        return Some(credential); // as nearly all of them are
+    }
     let end = value.iter().position(|b| !is_token_char(*b)).unwrap_or(value.len());
     let (scheme, rest) = value.split_at_checked(end)?;
     if !scheme.eq_ignore_ascii_case(b"bearer") {

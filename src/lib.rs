@@ -1,6 +1,7 @@
 //! keylatch's native core: the list of what Python sees, nothing else.
 
 mod cache;
+mod clock;
 mod engine;
 mod hash;
 mod headers;

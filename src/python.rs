@@ -12,7 +12,7 @@ use pyo3::types::{PyBytes, PyInt, PyList, PyString, PyTuple};
 use rand::rngs::SysRng;
 
 use crate::hash::{self, Cost, HashError, Scheme};
-use crate::headers::{MAX_CREDENTIAL_LEN, MAX_NAMES, Refusal, Sources};
+use crate::headers::{Credential, MAX_CREDENTIAL_LEN, MAX_NAMES, Refusal, Sources};
 use crate::secrets::{self, Kid, RandomError, SecretError};
 use crate::token::{self, Prefix, TokenError};
 
@@ -499,8 +499,9 @@ impl TokenHeaders {
     #[pyo3(signature = (headers: "list[tuple[bytes, bytes]]"))]
     fn extract(&self, headers: &Bound<'_, PyAny>) -> PyResult<Token> {
         let mut found = Found::default();
-        let token = self.find(headers, &mut found)??;
-        Ok(Token { inner: token.to_owned() })
+        let text = self.find(headers, &mut found)?.and_then(Credential::text)?;
+        let token = token::Token::parse(text).map_err(|_| Refusal::Invalid)?;
+        Ok(Token { inner: token })
     }
 }
 
@@ -509,60 +510,61 @@ impl TokenHeaders {
 pub struct Found<'py>([Option<Bound<'py, PyBytes>>; MAX_NAMES + 1]);
 
 impl TokenHeaders {
-    /// Finds the one token of a request, and leaves it where it is.
+    /// Finds the one credential of a request, and leaves it where it is.
     pub fn find<'a, 'py>(
         &self,
         headers: &Bound<'py, PyAny>,
         found: &'a mut Found<'py>,
-    ) -> PyResult<Result<token::Token<&'a str>, Refusal>> {
-        if let Ok(list) = headers.cast::<PyList>() {
+    ) -> PyResult<Result<Credential<'a>, Refusal>> {
+        // As servers have them: looked at where they are.
+        if let Ok(list) = headers.cast_exact::<PyList>() {
             for pair in list.iter() {
-                if self.take(pair.as_borrowed(), found)? {
+                if self.take(&pair, found)? {
                     return Ok(Err(Refusal::Ambiguous));
                 }
             }
         } else {
             for pair in headers.try_iter()? {
-                if self.take(pair?.as_borrowed(), found)? {
+                if self.take(&pair?, found)? {
                     return Ok(Err(Refusal::Ambiguous));
                 }
             }
         }
         let values = found.0.iter().enumerate();
         let values = values.filter_map(|(slot, value)| Some((slot, value.as_ref()?.as_bytes())));
-        let token = Sources::credential(values)
-            .and_then(|text| token::Token::read(text).map_err(|_| Refusal::Invalid));
-        Ok(token)
+        Ok(Sources::credential(values))
     }
 
     /// Keeps the value of a header that may carry a token. Tells whether there was one already.
-    fn take<'py>(&self, pair: Borrowed<'_, 'py, PyAny>, found: &mut Found<'py>) -> PyResult<bool> {
-        // As servers have them: looked at where they are.
-        if let Ok(pair) = pair.cast::<PyTuple>()
+    fn take<'py>(&self, pair: &Bound<'py, PyAny>, found: &mut Found<'py>) -> PyResult<bool> {
+        if let Ok(pair) = pair.cast_exact::<PyTuple>()
             && pair.len() == 2
+            && let Ok(name) = pair.get_borrowed_item(0)
+            && let Ok(name) = name.cast_exact()
+            && let Ok(value) = pair.get_borrowed_item(1)
+            && let Ok(value) = value.cast_exact()
         {
-            let (name, value) = (pair.get_borrowed_item(0)?, pair.get_borrowed_item(1)?);
-            return self.keep(name, value, found);
+            return Ok(self.keep(name, value, found));
         }
         if pair.len().map_err(|_| malformed())? != 2 {
             return Err(malformed());
         }
-        let half = |index: usize| pair.get_item(index).map_err(|_| malformed());
-        let (name, value) = (half(0)?, half(1)?);
-        self.keep(name.as_borrowed(), value.as_borrowed(), found)
+        let half = |index: usize| {
+            let half = pair.get_item(index).map_err(|_| malformed())?;
+            half.cast_into::<PyBytes>().map_err(|_| malformed())
+        };
+        Ok(self.keep(half(0)?.as_borrowed(), half(1)?.as_borrowed(), found))
     }
 
     fn keep<'py>(
         &self,
-        name: Borrowed<'_, 'py, PyAny>,
-        value: Borrowed<'_, 'py, PyAny>,
+        name: Borrowed<'_, 'py, PyBytes>,
+        value: Borrowed<'_, 'py, PyBytes>,
         found: &mut Found<'py>,
-    ) -> PyResult<bool> {
-        let name = name.cast::<PyBytes>().map_err(|_| malformed())?;
-        let value = value.cast::<PyBytes>().map_err(|_| malformed())?;
+    ) -> bool {
         let slot = self.sources.slot(name.as_bytes());
         let place = slot.and_then(|slot| found.0.get_mut(slot));
-        Ok(place.is_some_and(|place| place.replace(value.to_owned()).is_some()))
+        place.is_some_and(|place| place.replace(value.to_owned()).is_some())
     }
 }
 

@@ -5,7 +5,6 @@
 #![expect(clippy::unused_self, reason = "PyO3 calls __reduce__ on an instance")]
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::import_exception;
@@ -13,7 +12,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFrozenSet, PyString};
 
 use crate::cache;
-use crate::engine::{self, Denial, Moment, Said, Settings, SetupError, Verdict};
+use crate::clock::Moment;
+use crate::engine::{self, Denial, Said, Settings, SetupError, Verdict};
 use crate::hash::HashError;
 use crate::headers::Refusal;
 use crate::ledger::Use;
@@ -138,17 +138,20 @@ impl Engine {
         now: Option<i64>,
     ) -> PyResult<Py<PyAny>> {
         let mut found = Found::default();
-        match sources.find(headers, &mut found)? {
-            Ok(token) => self.look(py, token, required, now),
-            Err(refusal) => {
-                let counts = self.inner.counts();
-                let count = match refusal {
-                    Refusal::Missing => &counts.missing,
-                    Refusal::Ambiguous => &counts.ambiguous,
-                    Refusal::Invalid => &counts.invalid,
-                };
-                count.fetch_add(1, Relaxed);
-                Err(refusal.into())
+        let credential =
+            sources.find(headers, &mut found)?.map_err(|refusal| self.refuse(refusal))?;
+        let (ring, at) = (&self.ring.get().inner, self.moment(now));
+        let mut granted = None;
+        let permits = |key: &Key| permits(py, key, required, &mut granted);
+        match self.inner.check_credential(ring, credential.bytes(), at, permits) {
+            Verdict::Opens(row) => key_of(py, &row),
+            Verdict::Denied(denial) => Err(denied(denial, required, granted)),
+            Verdict::Unknown => {
+                let token = credential
+                    .text()
+                    .and_then(|text| token::Token::read(text).map_err(|_| Refusal::Invalid));
+                let token = token.map_err(|refusal| self.refuse(refusal))?;
+                self.look(py, token, required, at)
             }
         }
     }
@@ -162,7 +165,7 @@ impl Engine {
         required: Option<&Bound<'_, PyFrozenSet>>,
         now: Option<i64>,
     ) -> PyResult<Py<PyAny>> {
-        self.look(py, token.inner.borrow(), required, now)
+        self.look(py, token.inner.borrow(), required, self.moment(now))
     }
 
     /// Tells whether a token that is not known may cost the database a lookup: its seal is right,
@@ -356,24 +359,38 @@ impl Engine {
         py: Python<'_>,
         token: token::Token<&str>,
         required: Option<&Bound<'_, PyFrozenSet>>,
-        now: Option<i64>,
+        at: Moment,
     ) -> PyResult<Py<PyAny>> {
-        let (ring, at) = (&self.ring.get().inner, self.moment(now));
+        let ring = &self.ring.get().inner;
         let mut granted = None;
         let permits = |key: &Key| permits(py, key, required, &mut granted);
         match self.inner.check(ring, token, at, permits) {
-            Verdict::Opens(row) => match &row.key {
-                Some(key) => Ok(key.object.clone_ref(py)),
-                None => Err(Refusal::Invalid.into()),
-            },
+            Verdict::Opens(row) => key_of(py, &row),
             Verdict::Denied(denial) => Err(denied(denial, required, granted)),
             Verdict::Unknown => Ok(Py::new(py, Token { inner: token.to_owned() })?.into_any()),
         }
     }
 
-    fn moment(&self, now: Option<i64>) -> Moment {
-        Moment { now: now.unwrap_or_else(system_time), ticks: self.inner.ticks() }
+    fn refuse(&self, refusal: Refusal) -> PyErr {
+        let counts = self.inner.counts();
+        let count = match refusal {
+            Refusal::Missing => &counts.missing,
+            Refusal::Ambiguous => &counts.ambiguous,
+            Refusal::Invalid => &counts.invalid,
+        };
+        count.fetch_add(1, Relaxed);
+        refusal.into()
     }
+
+    fn moment(&self, now: Option<i64>) -> Moment {
+        let ticks = self.inner.ticks();
+        Moment { now: now.unwrap_or_else(|| self.inner.calendar().read(ticks)), ticks }
+    }
+}
+
+fn key_of(py: Python<'_>, row: &cache::Row<Key>) -> PyResult<Py<PyAny>> {
+    let object = row.key.as_ref().map(|key| key.object.clone_ref(py));
+    object.ok_or_else(|| Refusal::Invalid.into())
 }
 
 fn permits(
@@ -411,10 +428,4 @@ fn parse_key_id(text: &Bound<'_, PyString>) -> PyResult<KeyId> {
     // Not echoed: it may be a whole token.
     let key_id = utf8(text).and_then(KeyId::parse);
     key_id.ok_or_else(|| PyValueError::new_err("a key id is 16 characters, as in key.id"))
-}
-
-/// The time, in microseconds since 1970.
-fn system_time() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

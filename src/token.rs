@@ -87,9 +87,22 @@ impl KeyId {
         core::str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    /// A number that is spread as evenly as the key ids, which are random.
-    pub fn spread(self) -> usize {
-        self.0.iter().fold(0, |number: usize, byte| number.wrapping_mul(31) ^ usize::from(*byte))
+    /// A number that is spread as evenly as the key ids, which are random: they are multiplied by
+    /// the golden ratio, as Fibonacci hashing has it (Knuth, volume 3, section 6.4).
+    pub fn spread(self) -> u64 {
+        const GOLDEN: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+        let product = u128::from_ne_bytes(self.0).wrapping_mul(GOLDEN);
+        u64::try_from(product >> 64).unwrap_or_default()
+    }
+
+    /// What stands in a credential where a token of one of these prefixes has its key id. It is not
+    /// read: a row of that id tells, by its hash, of the whole credential.
+    pub fn claimed(credential: &[u8], prefixes: &[String]) -> Option<Self> {
+        let (prefix, tail) =
+            credential.split_at_checked(credential.len().checked_sub(TAIL_LEN)?)?;
+        let known = prefixes.iter().any(|known| known.as_bytes() == prefix);
+        let (key_id, rest) = tail.strip_prefix(b"_")?.split_first_chunk()?;
+        (known && rest.starts_with(b"_")).then_some(Self(*key_id))
     }
 }
 

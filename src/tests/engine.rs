@@ -1,16 +1,19 @@
 //! The request path: what a token opens, by what is cached, at which moment.
 
+use proptest::prelude::*;
 use rand::rngs::SysRng;
 
 use super::ring_led_by;
 use crate::cache::Row;
-use crate::engine::{Denial, Engine, Moment, Said, Settings, Verdict};
+use crate::clock::Moment;
+use crate::engine::{Denial, Engine, Said, Settings, Verdict};
 use crate::hash::{Cost, HashError, Scheme, hash};
 use crate::secrets::{Kid, SecretRing};
 use crate::sync::Arc;
 use crate::token::{Prefix, Token};
 
 const SECOND: u64 = 1_000_000;
+const DENIED: Verdict<u32> = Verdict::Denied(Denial::Invalid);
 const START: Moment = Moment { now: 1_800_000_000_000_000, ticks: SECOND };
 
 /// An engine, the ring of the vectors, and a token with its key, whose scopes are a number.
@@ -79,11 +82,11 @@ impl Gate {
     }
 
     fn check_at(&self, token: &Token, at: Moment) -> Verdict<u32> {
-        match self.engine.check(&self.ring, token.borrow(), at, |_| true) {
-            Verdict::Opens(row) => Verdict::Opens(row.key.unwrap()),
-            Verdict::Denied(denial) => Verdict::Denied(denial),
-            Verdict::Unknown => Verdict::Unknown,
-        }
+        key_of(self.engine.check(&self.ring, token.borrow(), at, |_| true))
+    }
+
+    fn check_credential(&self, credential: &[u8]) -> Verdict<u32> {
+        key_of(self.engine.check_credential(&self.ring, credential, START, |_| true))
     }
 
     fn check(&self) -> Verdict<u32> {
@@ -93,6 +96,14 @@ impl Gate {
     /// A token of the same key id with another secret.
     fn forged(&self) -> Token {
         forge(&self.token)
+    }
+}
+
+fn key_of(verdict: Verdict<Arc<Row<u32>>>) -> Verdict<u32> {
+    match verdict {
+        Verdict::Opens(row) => Verdict::Opens(row.key.unwrap()),
+        Verdict::Denied(denial) => Verdict::Denied(denial),
+        Verdict::Unknown => Verdict::Unknown,
     }
 }
 
@@ -134,6 +145,43 @@ fn a_wrong_secret_is_denied() {
     gate.load(|_| ());
     assert_eq!(gate.check_at(&gate.forged(), START), Verdict::Denied(Denial::Invalid));
     assert_eq!(gate.engine.ledger().backlog(), (0, 0));
+}
+
+/// A credential that is not read opens what the token in it opens, and its use is counted once.
+#[test]
+fn an_unread_credential_opens_what_its_token_does() {
+    let gate = Gate::new();
+    let text = gate.token.as_str().to_owned();
+    assert_eq!(gate.check_credential(text.as_bytes()), Verdict::Unknown);
+    gate.load(|_| ());
+    assert_eq!(gate.check_credential(text.as_bytes()), Verdict::Opens(7));
+    assert_eq!(gate.check_credential(gate.forged().as_str().as_bytes()), DENIED);
+    gate.engine.ledger().close();
+    assert_eq!(gate.engine.ledger().take(10)[0].count, 1);
+    gate.load(|row| row.revoked = true);
+    assert_eq!(gate.check_credential(text.as_bytes()), Verdict::Denied(Denial::Revoked));
+    gate.load_absent();
+    assert_eq!(gate.check_credential(text.as_bytes()), DENIED);
+}
+
+proptest! {
+    /// Whatever is done to a token, its row opens nothing then: with bytes that are no text, too.
+    #[test]
+    fn an_edited_credential_opens_nothing(
+        at in 0..93_usize, put in prop::collection::vec(any::<u8>(), 0..3), cut in 0..3_usize,
+    ) {
+        let gate = Gate::new();
+        gate.load(|_| ());
+        let token = gate.token.as_str().as_bytes();
+        let end = (at + cut).min(token.len());
+        let edited = [token.get(..at.min(end)).unwrap(), &put, token.get(end..).unwrap()].concat();
+        let verdict = gate.check_credential(&edited);
+        if edited == token {
+            prop_assert_eq!(verdict, Verdict::Opens(7));
+        } else {
+            prop_assert!(verdict == DENIED || verdict == Verdict::Unknown);
+        }
+    }
 }
 
 /// The row of one key never judges a token of another.

@@ -2,16 +2,20 @@
 
 use proptest::prelude::*;
 
-use crate::headers::{MAX_CREDENTIAL_LEN, MAX_NAMES, Refusal, Sources};
+use crate::headers::{Credential, MAX_CREDENTIAL_LEN, MAX_NAMES, Refusal, Sources};
+
+fn read<'a>(values: impl Iterator<Item = (usize, &'a [u8])>) -> Result<&'a str, Refusal> {
+    Sources::credential(values).and_then(Credential::text)
+}
 
 /// The credential of an `Authorization` header with this value.
 fn bearer(value: &[u8]) -> Result<&str, Refusal> {
-    Sources::credential([(0, value)].into_iter())
+    read([(0, value)].into_iter())
 }
 
 /// The credential of a header of its own with this value.
 fn own(value: &[u8]) -> Result<&str, Refusal> {
-    Sources::credential([(1, value)].into_iter())
+    read([(1, value)].into_iter())
 }
 
 fn sources(bearer: bool, names: &[&str]) -> Option<Sources> {
@@ -117,13 +121,13 @@ fn another_scheme_may_be_long() {
     let ticket = [b"Negotiate ", &vec![b'a'; 3 * MAX_CREDENTIAL_LEN][..]].concat();
     assert_eq!(bearer(&ticket), Err(Refusal::Missing));
     let values: [(usize, &[u8]); 2] = [(0, &ticket), (1, b"abc")];
-    assert_eq!(Sources::credential(values.into_iter()), Ok("abc"));
+    assert_eq!(read(values.into_iter()), Ok("abc"));
 }
 
 /// Two headers may say the same; what differs is ambiguous, even if one of them is no token.
 #[test]
 fn headers_that_differ_are_ambiguous() {
-    let read = |values: &[(usize, &'static [u8])]| Sources::credential(values.iter().copied());
+    let read = |values: &[(usize, &'static [u8])]| read(values.iter().copied());
     assert_eq!(read(&[]), Err(Refusal::Missing));
     assert_eq!(read(&[(0, b"Bearer abc"), (1, b"abc")]), Ok("abc"));
     assert_eq!(read(&[(0, b"Basic abc"), (1, b"abc"), (2, b" ")]), Ok("abc"));
@@ -140,7 +144,7 @@ proptest! {
         values in prop::collection::vec((0..4_usize, prop::collection::vec(any::<u8>(), 0..40)), 0..4),
         name in prop::collection::vec(any::<u8>(), 0..20), text in any::<String>(),
     ) {
-        if let Ok(found) = Sources::credential(values.iter().map(|(slot, v)| (*slot, v.as_slice()))) {
+        if let Ok(found) = read(values.iter().map(|(slot, v)| (*slot, v.as_slice()))) {
             let inside = |value: &[u8]| value.windows(found.len()).any(|w| w == found.as_bytes());
             prop_assert!(values.iter().any(|(_, value)| inside(value)));
         }

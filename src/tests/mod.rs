@@ -3,6 +3,8 @@
 #[cfg(not(feature = "shuttle"))]
 mod cache;
 #[cfg(not(feature = "shuttle"))]
+mod clock;
+#[cfg(not(feature = "shuttle"))]
 mod engine;
 mod hash;
 mod hash_policy;
