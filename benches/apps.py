@@ -1,11 +1,12 @@
-"""The application under load: one open route, and the same route behind what is compared.
+"""The applications under load: an open route, and the same route behind each of what is compared.
 
 Uvicorn serves it, and `driver.py` calls it. The environment names the database and a key.
 """
 
 import hmac
 import os
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import sqlalchemy as sa
 from fastapi import Depends, FastAPI, HTTPException, Security
@@ -28,7 +29,6 @@ HARD_CODED = f"Bearer {os.environ['BENCH_TOKEN']}"
 engine = create_async_engine(os.environ["BENCH_DATABASE"])
 keys = APIKeys(engine, prefix="acme_live")
 auth = APIKeyAuth(keys)
-app = FastAPI(lifespan=keys.lifespan)
 header = APIKeyHeader(name="Authorization", auto_error=False)
 queries = {"all": 0, "lookups": 0}
 
@@ -53,19 +53,21 @@ async def hard_coded(given: Annotated[str | None, Security(header)]) -> None:
         raise HTTPException(401, "Not authenticated")
 
 
-@app.get("/open")
+async def refusing() -> None:
+    """Refuses whoever asks: what FastAPI takes for a refusal."""
+    raise HTTPException(401, "Not authenticated")
+
+
 async def open_route():
     """Whoever asks."""
     return ITEMS
 
 
-@app.get("/floor")
 async def floor_route(_: Annotated[None, Depends(nothing)]):
     """What a dependency costs that does nothing."""
     return ITEMS
 
 
-@app.get("/scoped-floor")
 async def scoped_floor_route(
     _: Annotated[None, Security(nothing_scoped, scopes=["items:read"])],
 ):
@@ -73,22 +75,39 @@ async def scoped_floor_route(
     return ITEMS
 
 
-@app.get("/hard-coded")
+async def refused_route(_: Annotated[None, Depends(refusing)]):
+    """Nobody."""
+    return ITEMS
+
+
 async def hard_coded_route(_: Annotated[None, Depends(hard_coded)]):
     """One key in the source, no scopes, nothing to revoke."""
     return ITEMS
 
 
-@app.get("/key")
 async def key_route(key: Annotated[APIKey, Security(auth, scopes=["items:read"])]):
     """With a key of keylatch."""
     return ITEMS
 
 
-@app.get("/queries")
 async def queries_route():
     """What this process has asked the database so far."""
     return queries
 
 
-guarded = APIKeyMiddleware and APIKeyMiddleware(app, keys=keys)
+def application(route: Callable[..., Any]) -> FastAPI:
+    """One whose first route this is: each that stands before another makes it slower."""
+    app = FastAPI(lifespan=keys.lifespan)
+    app.get("/items")(route)
+    app.get("/open")(open_route)
+    app.get("/queries")(queries_route)
+    return app
+
+
+open_app = application(open_route)
+floor_app = application(floor_route)
+scoped_floor_app = application(scoped_floor_route)
+refusing_app = application(refused_route)
+hard_coded_app = application(hard_coded_route)
+key_app = application(key_route)
+guarded = APIKeyMiddleware and APIKeyMiddleware(application(open_route), keys=keys)

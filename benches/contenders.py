@@ -26,6 +26,8 @@ FLOOR, SCOPED_FLOOR = "dependency that does nothing", "the same, with scopes and
 KEY, MIDDLEWARE, UNCACHED = "keylatch", "keylatch, middleware", "keylatch, not started"
 KEYSHIELD = "keyshield, cache on, sleep off"
 KEYSHIELD_DEFAULT, ARTICLE = "keyshield, its defaults", "the article's app"
+# As driver.py takes it.
+OPEN_CASE = "apps:open_app/items"
 # They answer a few requests a second, so each gets one long turn on fewer connections.
 SLOW = {KEYSHIELD_DEFAULT, ARTICLE}
 # Module, variant, and the environment that it needs.
@@ -149,23 +151,25 @@ def ours(directory: Path) -> list[Contender]:
 
     token = asyncio.run(create())
     environment = {"BENCH_DATABASE": url, "KEYLATCH_SECRET": secret, "BENCH_TOKEN": token}
-    paths = {
-        OPEN: "/open",
-        FLOOR: "/floor",
-        SCOPED_FLOOR: "/scoped-floor",
-        HARD_CODED: "/hard-coded",
-        KEY: "/key",
+    apps = {
+        OPEN: "open_app",
+        FLOOR: "floor_app",
+        SCOPED_FLOOR: "scoped_floor_app",
+        HARD_CODED: "hard_coded_app",
+        KEY: "key_app",
     }
-    app = "apps:app"
-    found = [Contender(name, app, path, token, environment) for name, path in paths.items()]
+    found = [
+        Contender(name, f"apps:{app}", "/items", token, environment) for name, app in apps.items()
+    ]
     try:
         import keylatch.asgi
     except ImportError:
         pass
     else:
         if hasattr(keylatch.asgi, "APIKeyMiddleware"):
-            found.append(Contender(MIDDLEWARE, "apps:guarded", "/open", token, environment))
-    return [*found, Contender(UNCACHED, app, "/key", token, environment, lifespan=False)]
+            found.append(Contender(MIDDLEWARE, "apps:guarded", "/items", token, environment))
+    uncached = Contender(UNCACHED, "apps:key_app", "/items", token, environment, lifespan=False)
+    return [*found, uncached]
 
 
 def use_wal(directory: Path) -> None:

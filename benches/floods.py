@@ -13,10 +13,11 @@ from typing import Any
 
 import over_http
 import pure_python
-from contenders import KEY, MIDDLEWARE, OPEN, Contender
+from contenders import KEY, MIDDLEWARE, OPEN, OPEN_CASE, Contender
 
 import keylatch
 
+REFUSING = "dependency that refuses all"
 FORGED, WRONG, JUNK = "forged tokens", "right ids, wrong secrets", "junk"
 # Of tokens that no server secret has sealed, in a process: as `unsealed_lookups` has it, with as
 # many at once after a second without any.
@@ -72,7 +73,7 @@ def in_process(
     contender: Contender, directory: Path, *, rounds: int, number: int
 ) -> dict[str, dict[str, Any]]:
     """Microseconds of an answer without a server, and which answers these are."""
-    cases = {OPEN: f"{contender.app}/open"}
+    cases = {OPEN: OPEN_CASE, REFUSING: "apps:refusing_app/items"}
     for kind in (FORGED, WRONG, JUNK):
         lines = directory / f"{len(cases)}.flood"
         lines.write_text("\n".join(tokens_of(kind, (rounds + 1) * number, contender.token)))

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from contenders import HERE, OPEN, SLOW, Contender, Server, environment_of
+from contenders import HERE, OPEN, OPEN_CASE, SLOW, Contender, Server, environment_of
 
 
 @contextmanager
@@ -114,13 +114,14 @@ def alone(
         groups.setdefault(key, []).append(each)
     rows: dict[str, dict[str, Any]] = {}
     for group in groups.values():
-        cases = {"": f"{group[0].app}/open"}
+        ours = group[0].app.startswith("apps:")
+        cases = {"": OPEN_CASE if ours else f"{group[0].app}/open"}
         for each in group:
             lines = directory / f"{len(rows)}-{len(cases)}.tokens"
             lines.write_text(each.token)
             cases[each.name] = f"{each.app}{each.path}={lines}"
         slow = group[0].name in SLOW
-        few = 2 if slow else number if group[0].app.startswith("apps:") else max(1, number // 5)
+        few = 2 if slow else number if ours else max(1, number // 5)
         times = in_process(cases, group[0], rounds=3 if slow else rounds, number=few)
         for each in group:
             if set(times[each.name]["statuses"]) != {"200"}:
