@@ -5,11 +5,11 @@ Knows FastAPI and the collection of keys. (No postponed annotations here: FastAP
 
 import functools
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Annotated, Any, Concatenate, Final, TypeVar
 from weakref import WeakSet
 
-from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
+from fastapi import APIRouter, FastAPI, HTTPException, Request, Response, Security
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.openapi.models import APIKey as APIKeyScheme
 from fastapi.openapi.models import HTTPBearer as BearerScheme
@@ -17,11 +17,20 @@ from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
-from keylatch import bounds, challenges, router
-from keylatch.errors import AuthenticationError, ConfigurationError, UnavailableError
+from keylatch import bounds, challenges, owners, router
+from keylatch import openapi as openapi_document
+from keylatch.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    InvalidKeyError,
+    MissingKeyError,
+    UnavailableError,
+)
 from keylatch.gate import ENTRY, Gate
 from keylatch.keys import APIKeys
 from keylatch.records import APIKey
+
+T = TypeVar("T")
 
 # What the name of a component of an OpenAPI document may not hold (OpenAPI 3.1, section 4.8.7).
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]")
@@ -92,7 +101,10 @@ class APIKeyAuth(SecurityBase):
         schemes = [_header_scheme(name) for name in headers]
         self.model = BearerScheme(description=_description(headers)) if bearer else schemes.pop(0)
         self._other_schemes = {
-            f"{scheme_name}-{_NOT_IN_NAMES.sub('_', scheme.name)}": scheme for scheme in schemes
+            f"{scheme_name}-{_NOT_IN_NAMES.sub('_', scheme.name)}": scheme.model_dump(
+                mode="json", by_alias=True, exclude_none=True
+            )
+            for scheme in schemes
         }
         self._documented: WeakSet[FastAPI] = WeakSet()
         keys.on_startup(self._document)
@@ -124,8 +136,40 @@ class APIKeyAuth(SecurityBase):
         except (AuthenticationError, UnavailableError) as error:
             raise self.refusal(error) from error
 
+    @property
+    def optional(self) -> "OptionalAPIKey":
+        """A dependency that gives None where a request carries no key.
+
+        ``Annotated[APIKey | None, Security(auth.optional)]``. A key that may not pass is refused
+        all the same. A request without one counts as ``missing_key`` in ``keys.health()``.
+        """
+        return OptionalAPIKey(self)
+
+    def owner(
+        self, load: Callable[Concatenate[str, ...], T | Awaitable[T | None] | None]
+    ) -> Callable[..., Awaitable[T]]:
+        """A dependency that gives whom a request's key belongs to, as the application has them.
+
+        With ``async def user(owner: str, session: Annotated[Session, Depends(session)])`` that
+        finds a user, ``Annotated[User, Security(auth.owner(user), scopes=["items:read"])]``
+        verifies the key, and then finds its user. Further parameters are dependencies, as ever.
+
+        Args:
+            load: Finds an owner by ``key.owner``; None if there is none. One that is not
+                ``async`` runs in a thread.
+
+        Returns:
+            The dependency. A key without an owner, or whose owner is not found, is answered like
+            an invalid one.
+
+        Raises:
+            TypeError: ``load`` takes no owner.
+        """
+        nobody = functools.partial(self.refusal, InvalidKeyError())
+        return owners.dependency(load, Annotated[APIKey, Security(self)], refuse=nobody)
+
     def _document(self, app: object) -> None:
-        """Has an application's OpenAPI document show every header that may carry the token."""
+        """Has an application's OpenAPI document show all headers and answers of ours."""
         if not isinstance(app, FastAPI) or app in self._documented:
             return
         self._documented.add(app)
@@ -133,34 +177,54 @@ class APIKeyAuth(SecurityBase):
 
         def openapi() -> dict[str, Any]:
             written = document()
-            self._add_other_schemes(written)
+            openapi_document.complete(
+                written, scheme_name=self.scheme_name, others=self._other_schemes
+            )
             return written
 
         # FastAPI's own way of extending the document.
         app.openapi = openapi  # type: ignore[method-assign]
 
-    def _add_other_schemes(self, document: dict[str, Any]) -> None:
-        schemes = document.get("components", {}).get("securitySchemes", {})
-        if self.scheme_name not in schemes:
-            return
-        for name, scheme in self._other_schemes.items():
-            schemes[name] = scheme.model_dump(mode="json", by_alias=True, exclude_none=True)
-        operations = [
-            operation
-            for path in document.get("paths", {}).values()
-            for operation in path.values()
-            if isinstance(operation, dict)
-        ]
-        for operation in operations:
-            either = operation.get("security", [])
-            for need in list(either):
-                if self.scheme_name in need:
-                    others = [{name: need[self.scheme_name]} for name in self._other_schemes]
-                    either += [other for other in others if other not in either]
-
     def refusal(self, error: AuthenticationError | UnavailableError) -> RefusedError:
         """The answer to a request that may not pass, with the headers that belong to it."""
         return RefusedError(error, self._gate.challenge.headers(error))
+
+
+class OptionalAPIKey(SecurityBase):
+    """A dependency that asks for a key if there is one: ``auth.optional``.
+
+    Args:
+        auth: What asks for it.
+    """
+
+    def __init__(self, auth: APIKeyAuth) -> None:
+        self.model = auth.model
+        self.scheme_name = auth.scheme_name + openapi_document.OPTIONAL
+        self._auth = auth
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it asks the same: FastAPI asks once for both then."""
+        return isinstance(other, OptionalAPIKey) and self._auth is other._auth
+
+    def __hash__(self) -> int:
+        """As equality has it."""
+        return hash((OptionalAPIKey, id(self._auth)))
+
+    def __repr__(self) -> str:
+        return f"{self._auth!r}.optional"
+
+    async def __call__(self, connection: HTTPConnection, scopes: SecurityScopes) -> APIKey | None:
+        """Verifies the request's key, if it carries one.
+
+        Raises:
+            RefusedError: It may not pass; FastAPI answers with that.
+        """
+        try:
+            return await self._auth(connection, scopes)
+        except RefusedError as refused:
+            if not isinstance(refused.error, MissingKeyError):
+                raise
+        return None
 
 
 def keys_router(auth: APIKeyAuth) -> APIRouter:

@@ -1,0 +1,224 @@
+"""What a route can ask for beside the key itself: a key if there is one, or whom it belongs to."""
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+
+import pytest
+from fastapi import Depends, FastAPI, Security
+
+from keylatch import APIKey
+from keylatch.fastapi import APIKeyAuth
+
+pytestmark = pytest.mark.anyio
+
+
+def bearer(token: str) -> list[tuple[bytes, bytes]]:
+    """The header that carries a token."""
+    return [(b"authorization", f"Bearer {token}".encode())]
+
+
+@dataclass
+class User:
+    """A user of the application."""
+
+    name: str
+
+
+USERS = {"u1": User("Ada")}
+
+
+async def async_user(owner: str) -> User | None:
+    """As most applications find one."""
+    return USERS.get(owner)
+
+
+def user(owner: str) -> User | None:
+    """As those find one whose database blocks."""
+    return USERS.get(owner)
+
+
+class Users:
+    """As those find one that keep an object for it."""
+
+    async def __call__(self, owner: str) -> User | None:
+        """Finds one."""
+        return USERS.get(owner)
+
+
+@pytest.fixture
+def auth(keys) -> APIKeyAuth:
+    """The dependency."""
+    return APIKeyAuth(keys)
+
+
+@pytest.fixture
+def app(auth) -> FastAPI:
+    """An application whose routes need no key."""
+    app = FastAPI()
+
+    @app.get("/")
+    async def route(key: Annotated[APIKey | None, Security(auth.optional)]) -> str:
+        return "nobody" if key is None else key.id
+
+    @app.get("/scoped")
+    async def scoped(key: Annotated[APIKey | None, Security(auth.optional, scopes=["a"])]) -> str:
+        return "nobody" if key is None else key.id
+
+    return app
+
+
+def of_owner(auth, load, **options) -> FastAPI:
+    """An application whose route says who calls it."""
+    app = FastAPI()
+
+    @app.get("/")
+    async def route(found: Annotated[User, Security(auth.owner(load), **options)]) -> str:
+        return found.name
+
+    return app
+
+
+async def test_an_optional_key_may_be_missing(app, keys, ask):
+    """Without one the route is told so; with one it gets it."""
+    new = await keys.create(name="ci", scopes=["a"])
+    for path in ("/", "/scoped"):
+        answer = await ask(app, path=path)
+        assert (answer.status, answer.body) == (200, b'"nobody"')
+        answer = await ask(app, bearer(new.token), path=path)
+        assert (answer.status, json.loads(answer.body)) == (200, new.key.id)
+
+
+async def test_an_optional_key_may_not_be_wrong(app, keys, ask):
+    """Whoever sends one that opens nothing is told so, not served as nobody."""
+    new = await keys.create(name="ci")
+    revoked = await keys.create(name="ci")
+    await keys.revoke(revoked.key.id)
+    for token in ("junk", new.token[:-1], revoked.token):
+        assert (await ask(app, bearer(token))).status == 401
+    both = [*bearer(new.token), (b"x-api-key", revoked.token.encode())]
+    assert (await ask(app, both)).status == 400
+    assert (await ask(app, bearer(new.token), path="/scoped")).status == 403
+
+
+async def test_an_optional_key_is_documented_as_such(keys, ask):
+    """No key is one of the ways to ask; where another dependency needs one, it is not."""
+    auth = APIKeyAuth(keys)
+    app = FastAPI(lifespan=keys.lifespan)
+
+    @app.get("/")
+    async def route(key: Annotated[APIKey | None, Security(auth.optional, scopes=["a"])]) -> None:
+        """With a key or without."""
+
+    @app.get("/both", dependencies=[Security(auth)])
+    async def both(key: Annotated[APIKey | None, Security(auth.optional, scopes=["a"])]) -> None:
+        """With one."""
+
+    async with app.router.lifespan_context(app):
+        document = json.loads((await ask(app, path="/openapi.json")).body)
+    assert set(document["components"]["securitySchemes"]) == {"APIKey", "APIKey-X-API-Key"}
+    assert document["paths"]["/"]["get"]["security"] == [
+        {"APIKey": ["a"]},
+        {"APIKey-X-API-Key": ["a"]},
+        {},
+    ]
+    assert document["paths"]["/both"]["get"]["security"] == [
+        {"APIKey": []},
+        {"APIKey-X-API-Key": []},
+    ]
+
+
+@pytest.mark.parametrize("load", [async_user, user, Users(), partial(user)])
+async def test_a_key_leads_to_its_owner(auth, keys, ask, load):
+    """Whatever kind of callable finds it."""
+    app = of_owner(auth, load)
+    new = await keys.create(name="ci", owner="u1")
+    answer = await ask(app, bearer(new.token))
+    assert (answer.status, answer.body) == (200, b'"Ada"')
+    assert (await ask(app)).status == 401
+
+
+async def test_a_key_without_an_owner_is_as_an_invalid_one(auth, keys, ask):
+    """Also one whose owner is gone: nobody is let in as nobody."""
+    app = of_owner(auth, async_user)
+    invalid = await ask(app, bearer("junk"))
+    for owner in (None, "gone"):
+        new = await keys.create(name="ci", owner=owner)
+        answer = await ask(app, bearer(new.token))
+        assert (answer.status, answer.body) == (401, invalid.body)
+        assert answer.header("www-authenticate") == invalid.header("www-authenticate")
+
+
+async def test_an_owner_is_asked_for_with_scopes(auth, keys, ask):
+    """They are the key's to have, before its owner is looked for."""
+    asked = []
+
+    async def load(owner: str) -> User | None:
+        asked.append(owner)
+        return USERS.get(owner)
+
+    app = of_owner(auth, load, scopes=["a"])
+    new = await keys.create(name="ci", owner="u1")
+    assert (await ask(app, bearer(new.token))).status == 403
+    assert asked == []
+    new = await keys.create(name="ci", owner="u1", scopes=["a"])
+    assert (await ask(app, bearer(new.token))).status == 200
+
+
+async def test_what_finds_an_owner_has_dependencies(auth, keys, ask):
+    """Such as the session of a database; and parameters of the request, as ever."""
+    app = FastAPI()
+
+    def session() -> dict[str, User]:
+        return USERS
+
+    async def load(
+        owner: str, users: Annotated[dict, Depends(session)], greeting: str = "Hello"
+    ) -> User:
+        return User(f"{greeting} {users[owner].name}")
+
+    @app.get("/")
+    async def route(found: Annotated[User, Depends(auth.owner(load))]) -> str:
+        return found.name
+
+    new = await keys.create(name="ci", owner="u1")
+    answer = await ask(app, bearer(new.token))
+    assert (answer.status, answer.body) == (200, b'"Hello Ada"')
+    assert (await ask(app)).status == 401
+
+
+async def test_what_finds_no_owner_is_refused(auth):
+    """A function that takes none would be given one."""
+    for load in (lambda: None, lambda *, _: None):
+        with pytest.raises(TypeError, match="first argument"):
+            auth.owner(load)
+
+
+async def test_the_refusals_of_a_protected_route_are_documented(keys, ask):
+    """With the lifespan alone; what the application says of an answer itself stays."""
+    auth = APIKeyAuth(keys)
+    app = FastAPI(lifespan=keys.lifespan)
+
+    @app.get("/open")
+    async def open_route() -> None: ...
+
+    @app.get("/")
+    async def route(key: Annotated[APIKey, Security(auth)]) -> None: ...
+
+    @app.get("/scoped", responses={401: {"description": "Mine"}})
+    async def scoped(key: Annotated[APIKey, Security(auth, scopes=["a"])]) -> None: ...
+
+    async with app.router.lifespan_context(app):
+        document = json.loads((await ask(app, path="/openapi.json")).body)
+    answers = {path: each["get"]["responses"] for path, each in document["paths"].items()}
+    assert set(answers["/open"]) == {"200"}
+    assert set(answers["/"]) == {"200", "400", "401", "503"}
+    assert set(answers["/scoped"]) == {"200", "400", "401", "403", "503"}
+    assert answers["/scoped"]["401"] == {"description": "Mine"}
+    assert set(answers["/"]["401"]["headers"]) == {"WWW-Authenticate"}
+    assert set(answers["/"]["503"]["headers"]) == {"Retry-After"}
+    schema = answers["/"]["401"]["content"]["application/json"]["schema"]["$ref"]
+    written = document["components"]["schemas"][schema.rpartition("/")[2]]
+    answer = json.loads((await ask(app)).body)
+    assert set(answer) == set(written["properties"]) == set(written["required"])
