@@ -132,6 +132,8 @@ PYTHON_ARROWS = {
     },
     "cli_keys": {"_native", "cli_database", "cli_output", "errors", "keys", "records"},
     "cli_reading": {"cli_keys", "cli_options", "cli_output", "keys", "records"},
+    "routes": {"asgi", "fastapi"},
+    "cli_routes": {"cli_options", "cli_output", "errors", "routes"},
     "cli_changing": {
         "bounds",
         "cli_database",
@@ -152,6 +154,7 @@ PYTHON_ARROWS = {
         "cli_options",
         "cli_output",
         "cli_reading",
+        "cli_routes",
         "cli_secrets",
         "cli_tokens",
         "errors",
@@ -213,6 +216,8 @@ THIRD_PARTIES = {
     "cli_secrets": {"typer"},
     "cli_output": {"rich"},
     "cli_reading": {"typer"},
+    "cli_routes": {"typer"},
+    "routes": {"fastapi", "starlette"},
 }
 
 

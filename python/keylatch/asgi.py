@@ -79,6 +79,15 @@ class APIKeyMiddleware:
     def __repr__(self) -> str:
         return f"APIKeyMiddleware({self._gate.keys!r})"
 
+    @property
+    def scopes(self) -> frozenset[str]:
+        """The scopes that are needed everywhere."""
+        return self._required
+
+    def leaves_open(self, template: str) -> bool:
+        """Whether a route's path, such as ``/items/{id}``, may be one that is excluded."""
+        return self._open is not None and self._open.may_have(template)
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Lets the application answer, or refuses.
 

@@ -30,6 +30,7 @@ from keylatch.cli_options import (
     Scopes,
 )
 from keylatch.cli_reading import app as reading
+from keylatch.cli_routes import app as routes
 from keylatch.cli_secrets import app as secrets
 from keylatch.cli_tokens import Inspection, read_token
 from keylatch.errors import AuthenticationError
@@ -44,7 +45,8 @@ Environment:
 \b
 Exit codes:
     0  fine
-    1  refused (verify, inspect), or keys were found (expiring, unused, secret status)
+    1  refused (verify, inspect), or something was found (expiring, unused, secret status,
+       routes --fail-open)
     2  usage
     3  no such key
     4  configuration: server secret, database URL, tables, missing package
@@ -66,6 +68,7 @@ app = typer.Typer(
 )
 app.add_typer(reading)
 app.add_typer(changing)
+app.add_typer(routes)
 app.add_typer(db, name="db")
 app.add_typer(secrets, name="secret")
 

@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 _TABLE_WIDTH: Final = 100
 # Not on a terminal nothing wraps at its edge, and programs such as grep want a key on one line.
 _PIPE_WIDTH: Final = 100_000
-_STATUS_STYLES: Final = {"active": "green", "expired": "yellow", "revoked": "red"}
+_STATUS_STYLES: Final = {
+    "active": "green",
+    "expired": "yellow",
+    "revoked": "red",
+    "allowed": "yellow",
+    "open": "red",
+}
 # In seconds; the first that fits twice.
 _SPANS: Final = (("days", 86_400), ("hours", 3600), ("minutes", 60))
 
@@ -171,6 +177,25 @@ def events(found: Sequence[KeyEvent]) -> None:
     _listed(
         [[pair for pair in zip(labels, line, strict=True) if pair[1]] for line in lines],
         lambda: _table(labels, {"at (UTC)", "action"}, lines),
+    )
+
+
+def routes(found: Sequence[Mapping[str, Any]]) -> None:
+    """Writes what routes ask for, likewise, from the fields of ``RouteProtection``."""
+    labels = ("methods", "path", "asks for", "scopes", "note")
+    lines = [
+        (
+            " ".join(row["methods"]),
+            row["path"],
+            ("allowed" if row["allowed"] else "open") if row["open"] else ", ".join(row["schemes"]),
+            " ".join(row["scopes"]),
+            row["note"],
+        )
+        for row in found
+    ]
+    _listed(
+        [[pair for pair in zip(labels, line, strict=True) if pair[1]] for line in lines],
+        lambda: _table(labels, {"methods"}, lines),
     )
 
 

@@ -54,6 +54,26 @@ class OpenPaths:
         finally:
             del scope  # a traceback with locals must not show the token
 
+    def may_have(self, template: str) -> bool:
+        """Whether a path of a route may be one of these. In doubt it may.
+
+        Args:
+            template: As Starlette has it: ``/items/{id}`` or ``/files/{name:path}``; ``/*`` at the
+                end stands for anything below.
+        """
+        start, parameter, _ = template.removesuffix("*").partition("{")
+        if not parameter and not template.endswith(_BELOW):
+            return template in self._whole or template.startswith(self._below)
+        below = any(start.startswith(each) or each.startswith(start) for each in self._below)
+        parts = re.split(r"\{[^{}:]*(:path)?[^{}]*\}", template.removesuffix("*"))
+        texts, kinds = parts[::2], parts[1::2]
+        pattern = re.escape(texts[0])
+        for kind, text in zip(kinds, texts[1:], strict=True):
+            pattern += (".*" if kind else "[^/]+") + re.escape(text)
+        if template.endswith(_BELOW):
+            pattern += ".*"
+        return below or any(re.fullmatch(pattern, path) for path in self._whole)
+
 
 def _route(path: str, root: str) -> str | None:
     """The path as the application's routes have it; None where frameworks disagree."""

@@ -1,0 +1,204 @@
+"""Tells which routes of an application ask for a key, and which stand open.
+
+Reads FastAPI's and Starlette's routes, mounts and middleware; calls none of them. In doubt a route
+is open: what cannot be seen protects nothing.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fastapi.dependencies.models import Dependant
+from fastapi.dependencies.utils import get_dependant
+from fastapi.security.base import SecurityBase
+from starlette.routing import Host, Mount, WebSocketRoute
+
+from keylatch.asgi import APIKeyMiddleware
+from keylatch.fastapi import APIKeyAuth, OptionalAPIKey
+
+try:
+    from fastapi.routing import iter_route_contexts
+except ImportError:  # older ones keep every route in one list
+    iter_route_contexts = iter  # type: ignore[assignment]
+
+MIDDLEWARE: Final = "APIKeyMiddleware"
+WEBSOCKET: Final = "WEBSOCKET"
+ANY: Final = "*"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteProtection:
+    """What a route asks for.
+
+    Attributes:
+        path: Of the whole application, with its parameters; ``/*`` at its end where all that lies
+            below belongs to something whose routes cannot be seen.
+        methods: Of HTTP; ``WEBSOCKET``; ``*`` for whatever there is.
+        schemes: By name, what asks for a credential: ours and others.
+        scopes: That a key needs, all of them.
+        open: Whether somebody without any credential gets in, as far as can be seen.
+        note: Why that is, where it might surprise.
+    """
+
+    path: str
+    methods: Sequence[str]
+    schemes: Sequence[str] = ()
+    scopes: Sequence[str] = ()
+    open: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Surroundings:
+    """What stands around a route: where it is, what guards it, and whose overrides count."""
+
+    prefix: str = ""
+    guards: tuple[tuple[str, APIKeyMiddleware], ...] = ()
+    overrides: Mapping[Any, Any] | None = None
+    within: tuple[int, ...] = ()
+
+
+def survey(app: Any) -> list[RouteProtection]:
+    """Every route of an application, those of what is mounted in it included, in their order."""
+    return list(_application(app, _Surroundings()))
+
+
+def _application(app: Any, around: _Surroundings) -> Iterator[RouteProtection]:
+    guards = list(around.guards)
+    while not hasattr(app, "routes") and hasattr(app, "app"):
+        if isinstance(app, APIKeyMiddleware):
+            guards.append((around.prefix, app))
+        app = app.app
+    guards += [(around.prefix, guard) for guard in _own_middleware(app)]
+    inside = _Surroundings(
+        around.prefix,
+        tuple(guards),
+        getattr(app, "dependency_overrides", around.overrides),
+        (*around.within, id(app)),
+    )
+    if not hasattr(app, "routes"):
+        note = f"{type(app).__name__}: what it serves cannot be seen"
+        yield _guarded(RouteProtection(path=f"{around.prefix}/*", methods=[ANY], note=note), inside)
+    elif id(app) not in around.within:  # mounted in itself
+        for route in iter_route_contexts(app.routes):
+            yield from _route(route, inside)
+
+
+def _own_middleware(app: Any) -> Iterator[APIKeyMiddleware]:
+    for added in getattr(app, "user_middleware", ()):
+        if isinstance(added.cls, type) and issubclass(added.cls, APIKeyMiddleware):
+            yield added.cls(_nothing, *added.args, **added.kwargs)
+    yield from _wrapped(getattr(app, "middleware_stack", None))
+
+
+def _wrapped(app: Any) -> Iterator[APIKeyMiddleware]:
+    while app is not None and not hasattr(app, "routes"):
+        if isinstance(app, APIKeyMiddleware):
+            yield app
+        app = getattr(app, "app", None)
+
+
+def _route(route: Any, around: _Surroundings) -> Iterator[RouteProtection]:
+    kind = getattr(route, "original_route", route)
+    path = around.prefix + (getattr(route, "path", None) or "")
+    dependant: Dependant | None = getattr(route, "dependant", None)
+    if isinstance(kind, Mount | Host):
+        below = path.rstrip("/") if isinstance(kind, Mount) else around.prefix
+        inside = _Surroundings(below, around.guards, around.overrides, around.within)
+        yield from _application(route.app, inside)
+        return
+    guards = [(around.prefix, guard) for guard in _wrapped(getattr(route, "app", None))]
+    if guards:
+        around = _Surroundings(
+            around.prefix, (*around.guards, *guards), around.overrides, around.within
+        )
+    if isinstance(kind, WebSocketRoute):
+        methods = [WEBSOCKET]
+    else:
+        methods = sorted(getattr(route, "methods", None) or [ANY])
+    served = getattr(kind, "routes", None)
+    if served is not None:  # files of a front end, behind dependencies
+        paths = [f"{path}{each.path.rstrip('/')}/*" for each in served]
+    else:
+        paths = [path or "/*"]
+    for each in paths:
+        found = RouteProtection(path=each, methods=methods)
+        yield _guarded(_asking(found, dependant, around.overrides or {}), around)
+
+
+def _asking(
+    found: RouteProtection, dependant: Dependant | None, overrides: Mapping[Any, Any]
+) -> RouteProtection:
+    """What the dependencies of a route ask for."""
+    if dependant is None:
+        return found
+    schemes: list[str] = []
+    scopes: list[str] = []
+    notes: list[str] = []
+    asks = False
+    for call, needed, instead_of in _dependencies(dependant, overrides):
+        if isinstance(instead_of, APIKeyAuth) and not isinstance(call, APIKeyAuth):
+            notes.append(f"{instead_of.scheme_name} is overridden")
+        if isinstance(call, OptionalAPIKey):
+            schemes.append(call.scheme_name)
+            notes.append("a key is optional")
+        elif isinstance(call, APIKeyAuth):
+            schemes.append(call.scheme_name)
+            scopes += needed
+            asks = True
+        elif isinstance(call, SecurityBase):
+            schemes.append(call.scheme_name)
+            # Those of FastAPI let everybody in then, and leave it to the route.
+            lenient = getattr(call, "auto_error", True) is False
+            notes += [f"{call.scheme_name} is optional"] if lenient else []
+            asks = asks or not lenient
+    return RouteProtection(
+        path=found.path,
+        methods=found.methods,
+        schemes=_once(schemes),
+        scopes=_once(scopes),
+        open=not asks,
+        note="" if asks else ", ".join(_once(notes)),
+    )
+
+
+def _dependencies(
+    dependant: Dependant, overrides: Mapping[Any, Any], within: tuple[int, ...] = ()
+) -> Iterator[tuple[Any, Sequence[str], Any]]:
+    """What a route depends on, with scopes, and what it stands for if it was overridden."""
+    for each in dependant.dependencies:
+        call = overrides.get(each.call, each.call)
+        lists = ("parent_oauth_scopes", "own_oauth_scopes", "security_scopes")
+        scopes = [scope for name in lists for scope in getattr(each, name, None) or ()]
+        yield call, scopes, each.call if call is not each.call else None
+        inner = each if call is each.call else get_dependant(path="/", call=call)
+        if id(call) not in within:
+            yield from _dependencies(inner, overrides, (*within, id(call)))
+
+
+def _guarded(found: RouteProtection, around: _Surroundings) -> RouteProtection:
+    """The same behind what guards the whole application, where that does not let it through."""
+    schemes, scopes, note, is_open = [*found.schemes], [*found.scopes], found.note, found.open
+    for prefix, guard in around.guards:
+        if guard.leaves_open(found.path[len(prefix) :] or "/"):
+            note = note or (f"excluded from {MIDDLEWARE}" if is_open else "")
+            continue
+        schemes.append(MIDDLEWARE)
+        scopes += sorted(guard.scopes)
+        is_open = False
+    return RouteProtection(
+        path=found.path,
+        methods=found.methods,
+        schemes=_once(schemes),
+        scopes=_once(scopes),
+        open=is_open,
+        note=note if is_open else "",
+    )
+
+
+def _once(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+async def _nothing(scope: Any, receive: Any, send: Any) -> None:
+    """Stands where an application would, which is not called."""
