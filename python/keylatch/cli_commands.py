@@ -45,8 +45,7 @@ Environment:
 \b
 Exit codes:
     0  fine
-    1  refused (verify, inspect), or something was found (expiring, unused, secret status,
-       routes --fail-open)
+    1  refused (verify, inspect), or found (expiring, unused, secret status, routes)
     2  usage
     3  no such key
     4  configuration: server secret, database URL, tables, missing package

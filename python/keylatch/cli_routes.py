@@ -49,11 +49,11 @@ def routes(
     ] = None,
     as_json: AsJSON = False,
 ) -> None:
-    """List the routes of a FastAPI or Starlette application, and what each asks for.
+    """List the routes of an application, and what each asks for.
 
-    Imports the application, and calls none of its routes. One is open where somebody without any
-    credential gets in; whether another scheme than keylatch's looks at what it is given is not
-    seen. Needs neither server secret nor database, unless the application does.
+    Imports a FastAPI or Starlette application, and calls none of its routes. One is open where
+    somebody without any credential gets in; whether another scheme than keylatch's looks at what
+    it is given is not seen. Needs neither server secret nor database, unless the application does.
     """
     if find_spec("fastapi") is None:
         raise ConfigurationError('fastapi is not installed: pip install "keylatch[fastapi]"')
