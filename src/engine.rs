@@ -50,6 +50,8 @@ pub struct Settings {
     pub max_staleness: u64,
     /// Lookups a second for tokens without a right seal.
     pub unsealed_lookups: u32,
+    /// Whether tokens of other formats may be keys.
+    pub imported: bool,
 }
 
 /// The state of the request path.
@@ -145,6 +147,29 @@ impl<K> Engine<K> {
         self.by_row(ring, row, credential, at, permits)
     }
 
+    /// Reads what a client sent: a token, or where these may be keys one of another format or of
+    /// another prefix. What names a key of ours is never such a one, however damaged it is.
+    pub fn read<'a>(&self, ring: &SecretRing, text: &'a str) -> Result<Token<&'a str>, TokenError> {
+        let is_ours = || KeyId::claimed(text.as_bytes(), &self.settings.prefixes).is_some();
+        if self.settings.imported && !is_ours() {
+            Token::foreign(text, ring.active())
+        } else {
+            Token::read(text)
+        }
+    }
+
+    /// A foreign token as each server secret names it: as it was read, under the active one, first.
+    pub fn candidates<'a>(
+        &self,
+        ring: &SecretRing,
+        token: Token<&'a str>,
+    ) -> impl Iterator<Item = Token<&'a str>> {
+        let imported = self.settings.imported && token.is_foreign();
+        let retired = ring.iter().skip(1);
+        let others = retired.filter_map(move |secret| Token::foreign(token.text(), secret).ok());
+        core::iter::once(token).chain(others).take_while(move |_| imported)
+    }
+
     /// What a token opens, as far as cached rows tell. Once `permits` is asked, and says yes, the
     /// use is counted.
     pub fn check(
@@ -154,9 +179,13 @@ impl<K> Engine<K> {
         at: Moment,
         permits: impl FnOnce(&K) -> bool,
     ) -> Verdict<Arc<Row<K>>> {
-        if !self.knows_prefix(token.prefix()) {
+        let token = if self.knows_prefix(token.prefix()) {
+            token
+        } else if let Some(candidate) = self.likeliest(ring, token, at) {
+            candidate
+        } else {
             return Verdict::Denied(self.deny(Denial::Invalid));
-        }
+        };
         let row = self.cached(token.key_id(), at);
         let verdict = self.by_row(ring, row, token.as_str().as_bytes(), at, permits);
         if matches!(verdict, Verdict::Unknown) {
@@ -191,6 +220,25 @@ impl<K> Engine<K> {
     /// Whether tokens of this prefix are ours.
     pub fn knows_prefix(&self, prefix: &str) -> bool {
         self.settings.prefixes.iter().any(|known| known == prefix)
+    }
+
+    /// Of the names that a foreign token may have, that of a cached key; else one of which nothing
+    /// is known; else one of which it is known that there is no key.
+    fn likeliest<'a>(
+        &self,
+        ring: &SecretRing,
+        token: Token<&'a str>,
+        at: Moment,
+    ) -> Option<Token<&'a str>> {
+        let (mut unknown, mut absent) = (None, None);
+        for candidate in self.candidates(ring, token) {
+            match self.cached(candidate.key_id(), at) {
+                Some(row) if row.key.is_some() => return Some(candidate),
+                Some(_) => absent = Some(candidate),
+                None => unknown = unknown.or(Some(candidate)),
+            }
+        }
+        unknown.or(absent)
     }
 
     /// The cached row of a key id, if it counts.
@@ -281,7 +329,9 @@ impl<K> Engine<K> {
             Some(_) => (StoredHash::parse(said.hash)?, GOOD_FOR),
             None => (self.decoy.clone(), ABSENT_FOR),
         };
-        let outdated = hash.is_outdated(ring).then(|| Box::new(Outdated::new(said.hash)));
+        // The id of an imported key stays under its server secret, and so does its hash.
+        let outdated =
+            (!said.imported && hash.is_outdated(ring)).then(|| Box::new(Outdated::new(said.hash)));
         Ok(Row {
             key_id: said.key_id,
             epoch: said.epoch,
@@ -359,6 +409,8 @@ pub struct Said<'a, K> {
     pub hash: &'a str,
     pub expires_at: Option<i64>,
     pub revoked: bool,
+    /// Whether its token is of another format.
+    pub imported: bool,
 }
 
 impl<K> Row<K> {

@@ -39,7 +39,7 @@ impl From<TokenError> for PyErr {
     fn from(error: TokenError) -> Self {
         match error {
             TokenError::Prefix => PyValueError::new_err(error.to_string()),
-            TokenError::Shape | TokenError::Checksum => {
+            TokenError::Shape | TokenError::Checksum | TokenError::Foreign => {
                 InvalidTokenError::new_err(error.to_string())
             }
         }
@@ -184,7 +184,8 @@ impl SecretRing {
 }
 
 /// A whole token, well-formed and with a right checksum, that no ``repr``, log or traceback
-/// shows. Made by :func:`parse`; whether it opens anything is for ``APIKeys.verify`` to say.
+/// shows. Made by :func:`parse`; a collection with imported tokens makes it of other formats, too,
+/// whose prefix is empty. Whether it opens anything is for ``APIKeys.verify`` to say.
 #[pyclass(frozen, module = "keylatch")]
 pub struct Token {
     pub inner: token::Token,
@@ -207,7 +208,7 @@ impl Token {
         Ok(Self { inner: token::Token::mint(&prefix, &ring.inner, &mut SysRng)? })
     }
 
-    /// The prefix, such as ``acme_live``.
+    /// The prefix, such as ``acme_live``; empty for a token of another format.
     #[getter]
     fn prefix(&self) -> &str {
         self.inner.prefix()
@@ -238,6 +239,9 @@ impl Token {
     }
 
     fn __repr__(&self) -> String {
+        if self.inner.is_foreign() {
+            return "<Token imported ***>".to_owned();
+        }
         format!("<Token {}_{}_***>", self.inner.prefix(), self.inner.key_id().as_str())
     }
 
@@ -433,13 +437,13 @@ impl<'py> FromPyObject<'_, 'py> for Number {
 }
 
 /// A token given as `str` or as `Token`.
-enum TokenText<'a, 'py> {
+pub enum TokenText<'a, 'py> {
     Text(&'a Bound<'py, PyString>),
     Token(&'a Token),
 }
 
 impl<'a, 'py> TokenText<'a, 'py> {
-    fn of(token: &'a Bound<'py, PyAny>) -> PyResult<Self> {
+    pub fn of(token: &'a Bound<'py, PyAny>) -> PyResult<Self> {
         if let Ok(token) = token.cast::<Token>() {
             Ok(Self::Token(token.get()))
         } else if let Ok(text) = token.cast::<PyString>() {

@@ -17,7 +17,7 @@ use crate::engine::{self, Denial, Said, Settings, SetupError, Verdict};
 use crate::hash::HashError;
 use crate::headers::Refusal;
 use crate::ledger::Use;
-use crate::python::{Found, SecretRing, Token, TokenHeaders, refuse_pickle, utf8};
+use crate::python::{Found, SecretRing, Token, TokenHeaders, TokenText, refuse_pickle, utf8};
 use crate::sync::Arc;
 use crate::token::{self, KeyId, TokenError};
 
@@ -48,6 +48,12 @@ pub struct Row {
 
 #[pymethods]
 impl Row {
+    /// Whether there is a key.
+    #[getter]
+    fn exists(&self) -> bool {
+        self.inner.key.is_some()
+    }
+
     /// Whether ``Engine.stretch`` has to be called with the first token, in a thread.
     #[getter]
     fn needs_stretching(&self) -> bool {
@@ -80,6 +86,7 @@ impl Row {
 ///     capacity: How many keys the cache holds.
 ///     max_staleness: Ticks for which cached rows count after the feed was heard.
 ///     unsealed_lookups: How many tokens a second without a right seal may be looked up.
+///     imported: Whether tokens of other formats may be keys.
 ///
 /// Raises:
 ///     ValueError: A prefix is outside its format.
@@ -94,7 +101,13 @@ pub struct Engine {
 impl Engine {
     #[new]
     #[pyo3(signature = (
-        ring, *, prefixes: "list[str]", capacity, max_staleness, unsealed_lookups
+        ring,
+        *,
+        prefixes: "list[str]",
+        capacity,
+        max_staleness,
+        unsealed_lookups,
+        imported = false
     ))]
     fn new(
         ring: Py<SecretRing>,
@@ -102,10 +115,11 @@ impl Engine {
         capacity: usize,
         max_staleness: u64,
         unsealed_lookups: u32,
+        imported: bool,
     ) -> PyResult<Self> {
         let text = |prefix| utf8(prefix).map(str::to_owned).ok_or(TokenError::Prefix);
         let prefixes = prefixes.iter().map(text).collect::<Result<_, _>>()?;
-        let settings = Settings { prefixes, capacity, max_staleness, unsealed_lookups };
+        let settings = Settings { prefixes, capacity, max_staleness, unsealed_lookups, imported };
         Ok(Self { inner: engine::Engine::new(&ring.get().inner, settings)?, ring })
     }
 
@@ -149,7 +163,7 @@ impl Engine {
             Verdict::Unknown => {
                 let token = credential
                     .text()
-                    .and_then(|text| token::Token::read(text).map_err(|_| Refusal::Invalid));
+                    .and_then(|text| self.inner.read(ring, text).map_err(|_| Refusal::Invalid));
                 let token = token.map_err(|refusal| self.refuse(refusal))?;
                 self.look(py, token, required, at)
             }
@@ -166,6 +180,30 @@ impl Engine {
         now: Option<i64>,
     ) -> PyResult<Py<PyAny>> {
         self.look(py, token.inner.borrow(), required, self.moment(now))
+    }
+
+    /// Reads a token as ``check`` does: of other formats, too, if these may be keys.
+    ///
+    /// Args:
+    ///     token: A ``str`` of any content, or a token that was read elsewhere.
+    ///
+    /// Raises:
+    ///     InvalidTokenError: It is no token, or a mistyped one.
+    ///     TypeError: It is neither.
+    #[pyo3(signature = (token: "str | Token"))]
+    fn present(&self, token: &Bound<'_, PyAny>) -> PyResult<Token> {
+        let text = match &TokenText::of(token)? {
+            TokenText::Text(text) => utf8(text).ok_or(TokenError::Shape)?,
+            TokenText::Token(token) => token.inner.as_str(),
+        };
+        Ok(Token { inner: self.inner.read(&self.ring.get().inner, text)?.to_owned() })
+    }
+
+    /// The names that a token of another format may have, a token for each server secret, the
+    /// active one first.
+    fn candidates(&self, token: &Token) -> Vec<Token> {
+        let found = self.inner.candidates(&self.ring.get().inner, token.inner.borrow());
+        found.map(|each| Token { inner: each.to_owned() }).collect()
     }
 
     /// Tells whether a token that is not known may cost the database a lookup: its seal is right,
@@ -195,12 +233,22 @@ impl Engine {
     ///     scopes: Its scopes.
     ///     expires_at: When it expires.
     ///     revoked: Whether it is revoked.
+    ///     imported: Whether its token is of another format: then its hash is never made anew.
     ///     keep: Whether to put the row into the cache.
     ///
     /// Raises:
     ///     InvalidHashError: The stored hash is malformed, or outside the policy.
     #[pyo3(signature = (
-        key_id, epoch, *, key, stored, scopes: "frozenset[str]", expires_at, revoked, keep
+        key_id,
+        epoch,
+        *,
+        key,
+        stored,
+        scopes: "frozenset[str]",
+        expires_at,
+        revoked,
+        imported = false,
+        keep
     ))]
     #[expect(clippy::too_many_arguments, reason = "they have names")]
     fn row(
@@ -212,6 +260,7 @@ impl Engine {
         scopes: Py<PyFrozenSet>,
         expires_at: Option<i64>,
         revoked: bool,
+        imported: bool,
         keep: bool,
     ) -> PyResult<Row> {
         let said = Said {
@@ -221,6 +270,7 @@ impl Engine {
             hash: utf8(stored).ok_or(HashError::Malformed)?,
             expires_at,
             revoked,
+            imported,
         };
         let row = Arc::new(self.inner.row(&self.ring.get().inner, said, self.moment(None))?);
         if keep {

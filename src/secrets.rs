@@ -143,6 +143,7 @@ pub struct ServerSecret {
     seal: KeyedHmac,
     hash: KeyedHmac,
     argon2: Zeroizing<Vec<u8>>,
+    import: KeyedHmac,
 }
 
 impl ServerSecret {
@@ -153,6 +154,7 @@ impl ServerSecret {
             seal: keyed(&subkey(&root, b"seal")),
             hash: keyed(&subkey(&root, b"hash")),
             argon2: subkey(&root, b"argon2"),
+            import: keyed(&subkey(&root, b"import")),
         }
     }
 
@@ -169,6 +171,11 @@ impl ServerSecret {
     /// HMAC under the key that hashes tokens for storage.
     pub fn hash_mac(&self) -> KeyedHmac {
         self.hash.clone()
+    }
+
+    /// HMAC under the key that gives imported tokens their ids.
+    pub fn import_mac(&self) -> KeyedHmac {
+        self.import.clone()
     }
 
     /// The secret input K of Argon2.

@@ -2,6 +2,7 @@
 //! Knows nothing of stored hashes, headers or Python.
 
 use core::fmt;
+use core::ops::RangeInclusive;
 
 use hmac::Mac;
 use rand::{TryCryptoRng, TryRng};
@@ -12,11 +13,15 @@ use crate::secrets::{Kid, RandomError, SecretRing, ServerSecret, fill_random};
 
 const MAX_PREFIX_LEN: usize = 24;
 const KEY_ID_LEN: usize = 16;
+/// Five bits a character.
+const KEY_ID_BYTES: usize = 10;
 const SECRET_LEN: usize = 43;
 const DIGITS_LEN: usize = 6;
 /// `_`, key id, `_`, secret, seal and checksum: all that follows the prefix.
 const TAIL_LEN: usize = 1 + KEY_ID_LEN + 1 + SECRET_LEN + DIGITS_LEN + DIGITS_LEN;
 const MAX_TOKEN_LEN: usize = MAX_PREFIX_LEN + TAIL_LEN;
+/// How long a token of another format may be.
+const FOREIGN_LEN: RangeInclusive<usize> = 8..=512;
 
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 /// Crockford's base 32, lower case: no i, l, o or u.
@@ -33,6 +38,7 @@ pub enum TokenError {
     Prefix,
     Shape,
     Checksum,
+    Foreign,
 }
 
 impl fmt::Display for TokenError {
@@ -48,6 +54,10 @@ impl fmt::Display for TokenError {
             }
             Self::Checksum => {
                 "the token's checksum is wrong: it was mistyped or cut, copy it again"
+            }
+            Self::Foreign => {
+                "a token of another format is 8 to 512 visible ASCII characters: others cannot \
+                 be sent in a header"
             }
         })
     }
@@ -82,6 +92,17 @@ impl KeyId {
         all(&bytes, is_base32).then_some(Self(bytes))
     }
 
+    /// The key id that ten bytes make.
+    fn of_bytes<'a>(bytes: impl Iterator<Item = &'a u8>) -> Self {
+        let mut bits = bytes.fold(0, |bits: u128, byte| (bits << 8) | u128::from(*byte));
+        let mut key_id = [0; KEY_ID_LEN];
+        for digit in key_id.iter_mut().rev() {
+            *digit = digit_of(BASE32, bits & 31);
+            bits >>= 5;
+        }
+        Self(key_id)
+    }
+
     /// The key id's text.
     pub fn as_str(&self) -> &str {
         core::str::from_utf8(&self.0).unwrap_or_default()
@@ -106,7 +127,8 @@ impl KeyId {
     }
 }
 
-/// A whole token, well-formed and with a right checksum. Whether it opens anything is not known.
+/// A whole token, well-formed and with a right checksum, or a foreign one, of another format, whose
+/// prefix is empty. Whether it opens anything is not known.
 /// `T` is a text of its own, which is wiped when it goes, or one that stands elsewhere.
 #[derive(Clone, Copy)]
 pub struct Token<T = Zeroizing<String>> {
@@ -120,6 +142,17 @@ impl<'a> Token<&'a str> {
     pub fn read(text: &'a str) -> Result<Self, TokenError> {
         let (prefix_len, key_id) = parts(text)?;
         Ok(Self { text, prefix_len, key_id })
+    }
+
+    /// A token of another format. Its key id is a digest under a server secret: who has the
+    /// database alone can neither tell it from a token nor try tokens.
+    pub fn foreign(text: &'a str, secret: &ServerSecret) -> Result<Self, TokenError> {
+        let fits = FOREIGN_LEN.contains(&text.len());
+        if !fits || !all(text.as_bytes(), |byte| byte.is_ascii_graphic()) {
+            return Err(TokenError::Foreign);
+        }
+        let tag = secret.import_mac().chain_update(text).finalize().into_bytes();
+        Ok(Self { text, prefix_len: 0, key_id: KeyId::of_bytes(tag.iter().take(KEY_ID_BYTES)) })
     }
 
     /// The same with a text of its own.
@@ -161,13 +194,25 @@ impl Token {
     }
 }
 
+impl<'a> Token<&'a str> {
+    /// The text, for as long as it stands where it is.
+    pub fn text(self) -> &'a str {
+        self.text
+    }
+}
+
 impl<T: AsRef<str>> Token<T> {
     /// The whole token. A secret: it goes to the client or into a hash, and nowhere else.
     pub fn as_str(&self) -> &str {
         self.text.as_ref()
     }
 
-    /// The prefix, such as `acme_live`.
+    /// Whether it is of another format.
+    pub fn is_foreign(&self) -> bool {
+        self.prefix_len == 0
+    }
+
+    /// The prefix, such as `acme_live`; empty if it is foreign.
     pub fn prefix(&self) -> &str {
         self.as_str().get(..self.prefix_len).unwrap_or_default()
     }
@@ -177,8 +222,11 @@ impl<T: AsRef<str>> Token<T> {
         self.key_id
     }
 
-    /// Which server secret of the ring sealed this token, if any did.
+    /// Which server secret of the ring sealed this token, if any did. None seals a foreign one.
     pub fn sealed_by(&self, ring: &SecretRing) -> Option<Kid> {
+        if self.is_foreign() {
+            return None;
+        }
         let text = self.as_str();
         let (rest, _checksum) = text.split_at_checked(text.len().checked_sub(DIGITS_LEN)?)?;
         let (sealed, found) = rest.split_at_checked(rest.len().checked_sub(DIGITS_LEN)?)?;
@@ -214,15 +262,9 @@ fn parts(text: &str) -> Result<(usize, KeyId), TokenError> {
 }
 
 fn random_key_id<R: TryRng + TryCryptoRng>(random: &mut R) -> Result<KeyId, RandomError> {
-    let mut bytes = [0; 16];
-    fill_random(random, bytes.get_mut(6..).unwrap_or_default())?;
-    let mut bits = u128::from_be_bytes(bytes);
-    let mut key_id = [0; KEY_ID_LEN];
-    for digit in key_id.iter_mut().rev() {
-        *digit = digit_of(BASE32, bits & 31);
-        bits >>= 5;
-    }
-    Ok(KeyId(key_id))
+    let mut bytes = [0; KEY_ID_BYTES];
+    fill_random(random, &mut bytes)?;
+    Ok(KeyId::of_bytes(bytes.iter()))
 }
 
 fn push_secret<R: TryRng + TryCryptoRng>(

@@ -20,12 +20,13 @@ class Engine:
         capacity: How many keys the cache holds.
         max_staleness: Ticks for which cached rows count after the feed was heard.
         unsealed_lookups: How many tokens a second without a right seal may be looked up.
+        imported: Whether tokens of other formats may be keys.
 
     Raises:
         ValueError: A prefix is outside its format.
         OSError: The operating system gave no random bytes.
     """
-    def __new__(cls, /, ring: SecretRing, *, prefixes: "list[str]", capacity: SupportsIndex, max_staleness: SupportsIndex, unsealed_lookups: SupportsIndex) -> Engine: ...
+    def __new__(cls, /, ring: SecretRing, *, prefixes: "list[str]", capacity: SupportsIndex, max_staleness: SupportsIndex, unsealed_lookups: SupportsIndex, imported: bool = False) -> Engine: ...
     def __reduce__(self, /) -> "str": ...
     def __repr__(self, /) -> str: ...
     def admits(self, /, token: Token) -> bool:
@@ -36,6 +37,11 @@ class Engine:
     def cached(self, /, token: Token) -> Row | None:
         """
         The cached row of a key id, if it counts.
+        """
+    def candidates(self, /, token: Token) -> list[Token]:
+        """
+        The names that a token of another format may have, a token for each server secret, the
+        active one first.
         """
     def check(self, /, sources: TokenHeaders, headers: "list[tuple[bytes, bytes]]", required: "frozenset[str] | None" = None, now: SupportsIndex | None = None) -> Any:
         """
@@ -97,11 +103,22 @@ class Engine:
             AuthenticationError: The request may not pass.
             InvalidHashError: The hash needs a server secret that is not in the ring.
         """
+    def present(self, /, token: "str | Token") -> Token:
+        """
+        Reads a token as ``check`` does: of other formats, too, if these may be keys.
+
+        Args:
+            token: A ``str`` of any content, or a token that was read elsewhere.
+
+        Raises:
+            InvalidTokenError: It is no token, or a mistyped one.
+            TypeError: It is neither.
+        """
     def put_usage_back(self, /, usage: "list[tuple[str, int, int]]") -> None:
         """
         Puts uses back that could not be written.
         """
-    def row(self, /, key_id: str, epoch: SupportsIndex, *, key: Any | None, stored: str, scopes: "frozenset[str]", expires_at: SupportsIndex | None, revoked: bool, keep: bool) -> Row:
+    def row(self, /, key_id: str, epoch: SupportsIndex, *, key: Any | None, stored: str, scopes: "frozenset[str]", expires_at: SupportsIndex | None, revoked: bool, imported: bool = False, keep: bool) -> Row:
         """
         Makes a row out of what the database said.
 
@@ -113,6 +130,7 @@ class Engine:
             scopes: Its scopes.
             expires_at: When it expires.
             revoked: Whether it is revoked.
+            imported: Whether its token is of another format: then its hash is never made anew.
             keep: Whether to put the row into the cache.
 
         Raises:
@@ -211,6 +229,11 @@ class Row:
     def __reduce__(self, /) -> "str": ...
     def __repr__(self, /) -> str: ...
     @property
+    def exists(self, /) -> bool:
+        """
+        Whether there is a key.
+        """
+    @property
     def needs_stretching(self, /) -> bool:
         """
         Whether ``Engine.stretch`` has to be called with the first token, in a thread.
@@ -274,7 +297,8 @@ class SecretRing:
 class Token:
     """
     A whole token, well-formed and with a right checksum, that no ``repr``, log or traceback
-    shows. Made by :func:`parse`; whether it opens anything is for ``APIKeys.verify`` to say.
+    shows. Made by :func:`parse`; a collection with imported tokens makes it of other formats, too,
+    whose prefix is empty. Whether it opens anything is for ``APIKeys.verify`` to say.
     """
     def __reduce__(self, /) -> "str": ...
     def __repr__(self, /) -> str: ...
@@ -299,7 +323,7 @@ class Token:
     @property
     def prefix(self, /) -> str:
         """
-        The prefix, such as ``acme_live``.
+        The prefix, such as ``acme_live``; empty for a token of another format.
         """
     def reveal(self, /) -> str:
         """

@@ -31,6 +31,7 @@ impl Gate {
             capacity: 100,
             max_staleness: 10 * SECOND,
             unsealed_lookups: 50,
+            imported: false,
         };
         let engine = Engine::new(&ring, settings).unwrap();
         engine.heard(START.ticks);
@@ -59,6 +60,7 @@ impl Gate {
             hash: stored,
             expires_at: None,
             revoked: false,
+            imported: false,
         };
         let mut row = self.engine.row(&self.ring, said, START).unwrap();
         edit(&mut row);
@@ -75,6 +77,7 @@ impl Gate {
             hash: "",
             expires_at: None,
             revoked: false,
+            imported: false,
         };
         let row = Arc::new(self.engine.row(&self.ring, said, START).unwrap());
         self.engine.cache().insert(Arc::clone(&row));

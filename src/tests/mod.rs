@@ -9,6 +9,8 @@ mod engine;
 mod hash;
 mod hash_policy;
 mod headers;
+#[cfg(not(feature = "shuttle"))]
+mod imported;
 #[cfg(feature = "shuttle")]
 mod interleavings;
 #[cfg(not(feature = "shuttle"))]
