@@ -19,11 +19,19 @@ _LATELY: Final = timedelta(minutes=5)
 
 def created(key: APIKey, actor: str | None, *, predecessor: str | None = None) -> KeyEvent:
     """The event of a new key."""
+    details = {} if predecessor is None else {"predecessor": predecessor}
+    return _begun(key, "created", actor, details)
+
+
+def imported(key: APIKey, actor: str | None) -> KeyEvent:
+    """The event of a new key for a token that somebody has already."""
+    return _begun(key, "imported", actor, {})
+
+
+def _begun(key: APIKey, action: str, actor: str | None, more: dict[str, Any]) -> KeyEvent:
     details = {name: _plain(getattr(key, name)) for name in ("owner", "scopes", "expires_at")}
-    if predecessor is not None:
-        details["predecessor"] = predecessor
     return KeyEvent(
-        key_id=key.id, at=key.created_at, action="created", actor=actor, details=details
+        key_id=key.id, at=key.created_at, action=action, actor=actor, details=details | more
     )
 
 

@@ -148,6 +148,18 @@ class KeyRequestError(KeylatchError, ValueError):
         super().__init__(f"request {index}, counted from 0: {reason}")
 
 
+class DuplicateTokenError(KeylatchError, ValueError):
+    """A token is one that a key has already, dead or alive, and so was not imported.
+
+    Args:
+        key_id: The key.
+    """
+
+    def __init__(self, key_id: str) -> None:
+        self.key_id = key_id
+        super().__init__(f"the token was imported before, as key {key_id}: look at that one")
+
+
 class KeyStateError(KeylatchError):
     """A key cannot be changed like this any more.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 
 from keylatch import bounds
 from keylatch._native import Engine as NativeEngine
-from keylatch._native import SecretRing, Token, TokenHeaders, parse
+from keylatch._native import SecretRing, Token, TokenHeaders
 from keylatch.errors import (
     ConfigurationError,
     InsufficientScopeError,
@@ -27,9 +27,9 @@ from keylatch.errors import (
     UnavailableError,
 )
 from keylatch.feed import Notify, Poll
+from keylatch.importing import TokenImport
 from keylatch.kids import SecretStatus
 from keylatch.loading import Loader
-from keylatch.management import KeyManagement
 from keylatch.moments import to_microseconds
 from keylatch.records import APIKey, Health
 from keylatch.store import Store
@@ -49,7 +49,7 @@ _LONGEST: Final = 86_400
 _MOST_LOOKUPS: Final = 1_000_000
 
 
-class APIKeys(KeyManagement):
+class APIKeys(TokenImport):
     """A collection of API keys in one database.
 
     Use it as ``async with keys:``, or hand ``keys.lifespan`` to ``FastAPI(lifespan=...)``.
@@ -60,7 +60,7 @@ class APIKeys(KeyManagement):
             Engine, or a Store such as ``keylatch.memory.MemoryStore()``.
         prefix: What the tokens of this collection begin with, such as ``acme_live``, or several
             of these, the first of which new keys get; a token with another prefix is refused
-            unread.
+            unread, unless tokens are imported.
         secret: The server secrets: a SecretRing or its text. None reads the environment variable
             ``KEYLATCH_SECRET``. There is no default secret.
         clock: Tells the time, as an aware datetime; for tests.
@@ -73,6 +73,10 @@ class APIKeys(KeyManagement):
         usage_interval: Seconds from one writing of ``use_count`` and ``last_used_at`` to the next.
         unsealed_lookups: How many tokens a second, in this process, may be looked up in the
             database that no server secret of the ring has sealed: imported ones, and forgeries.
+        imported_tokens: Whether tokens of other formats, and of other prefixes, may be keys that
+            :meth:`import_token` has made. Nothing but the database tells these from forgeries, so
+            that they share ``unsealed_lookups``, one for each server secret of the ring: raise
+            that if there are many.
         allow_missing_secrets: Whether it starts although living keys need server secrets that are
             not in the ring, and are answered with 503. Then it does not look, either: to look
             takes a reading of all keys at every start, at most until the store's deadline.
@@ -96,6 +100,7 @@ class APIKeys(KeyManagement):
         poll_interval: float = 1.0,
         usage_interval: float = 10.0,
         unsealed_lookups: int = 50,
+        imported_tokens: bool = False,
         allow_missing_secrets: bool = False,
     ) -> None:
         self._prefixes = (prefix,) if isinstance(prefix, str) else tuple(prefix)
@@ -120,6 +125,7 @@ class APIKeys(KeyManagement):
                 'feed="notify" needs PostgreSQL, through asyncpg or psycopg: leave it out elsewhere'
             )
         self._listens = feed == "notify"
+        self._accepts_imported = imported_tokens
         self._allows_missing_secrets = allow_missing_secrets
         self._timed = clock is not None
         self._make_engine: Callable[[], NativeEngine] = functools.partial(
@@ -129,6 +135,7 @@ class APIKeys(KeyManagement):
             capacity=cached_keys,
             max_staleness=round(max_staleness * 1_000_000),
             unsealed_lookups=unsealed_lookups,
+            imported=imported_tokens,
         )
         self._intervals = poll_interval, usage_interval
         self._tasks: list[asyncio.Task[None]] = []
@@ -268,12 +275,12 @@ class APIKeys(KeyManagement):
             TypeError: The token is no str.
         """
         try:
-            parsed = _parse(token)
+            read = self._read(token)
         finally:
             del token  # a traceback with locals must not show it
         required = bounds.scopes(scopes) or None
         now = self._moment()
-        found = self._engine.check_token(parsed, required, now)
+        found = self._engine.check_token(read, required, now)
         return found if isinstance(found, APIKey) else await self._look_up(found, required)
 
     async def authenticate(
@@ -363,6 +370,20 @@ class APIKeys(KeyManagement):
             lost_usage=counts["ledger_lost"],
         )
 
+    def _read(self, token: str | Token) -> Token:
+        try:
+            if isinstance(token, Token) and token.prefix in self._prefixes:
+                return token
+            if not isinstance(token, str | Token):
+                raise TypeError(f"a token must be a str, not {type(token).__name__}")
+            if not token:
+                raise MissingKeyError
+            return self._engine.present(token)
+        except InvalidTokenError:
+            raise InvalidKeyError from None
+        finally:
+            del token
+
     async def _look_up(self, token: Token, required: frozenset[str] | None) -> APIKey:
         if self._tasks and self._tasks[0].get_loop() is not asyncio.get_running_loop():
             raise ConfigurationError(
@@ -426,18 +447,3 @@ def _store(database: "str | AsyncEngine | Engine | Store") -> Store:
         ) from None
     finally:
         del database
-
-
-def _parse(token: str | Token) -> Token:
-    try:
-        if isinstance(token, Token):
-            return token
-        if not isinstance(token, str):
-            raise TypeError(f"a token must be a str, not {type(token).__name__}")
-        if not token:
-            raise MissingKeyError
-        return parse(token)
-    except InvalidTokenError:
-        raise InvalidKeyError from None
-    finally:
-        del token

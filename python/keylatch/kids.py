@@ -40,11 +40,14 @@ class SecretUse:
         living: Keys that may still open something.
         dead: Keys that were revoked or have expired. They open nothing with any secret, so that
             none is kept for them.
+        imported: Of the living, those whose tokens were imported. They do not move to another
+            secret by themselves: each is rotated, or ended.
     """
 
     kid: str | None
     living: int = 0
     dead: int = 0
+    imported: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

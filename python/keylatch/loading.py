@@ -83,27 +83,15 @@ class Loader:
             AuthenticationError: It opens nothing.
             UnavailableError: There is no telling now.
         """
-        admitted = False
+        if not token.prefix:
+            token = await self._named(token, cached=cached)
+        admit = functools.cache(functools.partial(self._admit, token))  # once, whatever follows
         for _ in range(_MOST_READINGS):
-            row = self._engine.cached(token) if cached else None
-            if row is None:
-                loading = self._loads.get(token.key_id) if cached else None
-                if loading is not None and loading.done():
-                    loading = None  # it would not be waited for, and may be out of date
-                if loading is None and not admitted:
-                    self._admit(token)
-                    admitted = True
-                if not cached:
-                    loaded = await self._read(token.key_id, keep=False)
-                else:
-                    loaded = await asyncio.shield(loading or self._load(token.key_id))
-                row = _result(loaded)
+            row = await self._row_of(token, admit, cached=cached)
             if row.needs_stretching:
                 # Or whoever knows a key id would have us stretch wrong secrets all day.
-                if not admitted:
-                    self._admit(token)
-                    admitted = True
-                await self._stretch(row, token)
+                admit()
+                await self.stretch(functools.partial(self._engine.stretch, row, token))
             self._settle(token.key_id)
             try:
                 key: APIKey | None = self._engine.judge(row, token, required, clock())
@@ -113,6 +101,17 @@ class Loader:
                 self._notice(row, token, cached=cached)
                 return key
         raise UnavailableError(f"key {token.key_id} changes faster than it can be read")
+
+    async def stretch(self, work: Callable[[], None]) -> None:
+        """Does slow work in a thread, once a core is free.
+
+        Raises:
+            UnavailableError: None was within two seconds, or there is not enough memory.
+        """
+        try:
+            await self._stretching.run(work)
+        except MemoryError:
+            raise UnavailableError("there is not enough memory for argon2id") from None
 
     def doubt(self, key_ids: Iterable[str], over: Over) -> None:
         """Has keys not be kept until a transaction is over which changes them.
@@ -163,6 +162,32 @@ class Loader:
         if stored is not None:
             self._rehasher.add(stored, token)
 
+    async def _named(self, token: Token, *, cached: bool) -> Token:
+        """A token of another format, under that server secret of the ring that it has a key under.
+
+        Of the last secret it is not asked here: whoever goes on with it finds out.
+        """
+        *candidates, last = self._engine.candidates(token)
+        for candidate in candidates:
+            admit = functools.partial(self._admit, candidate)
+            if (await self._row_of(candidate, admit, cached=cached)).exists:
+                return candidate
+        return last
+
+    async def _row_of(self, token: Token, admit: Callable[[], None], *, cached: bool) -> Row:
+        """The row of a token's key id. To read it costs a lookup, to wait for that does not."""
+        row = self._engine.cached(token) if cached else None
+        if row is not None:
+            return row
+        loading = self._loads.get(token.key_id) if cached else None
+        if loading is not None and loading.done():
+            loading = None  # it would not be waited for, and may be out of date
+        if loading is None:
+            admit()
+        if not cached:
+            return _result(await self._read(token.key_id, keep=False))
+        return _result(await asyncio.shield(loading or self._load(token.key_id)))
+
     def _admit(self, token: Token) -> None:
         if not self._engine.admits(token):
             raise UnavailableError(
@@ -209,18 +234,13 @@ class Loader:
                 "scopes": key.scopes,
                 "expires_at": key.expires_at and to_microseconds(key.expires_at),
                 "revoked": key.revoked_at is not None,
+                "imported": not key.prefix,
             }
         del record
         try:
             return self._engine.row(key_id, epoch, **said, keep=keep)
         finally:
             said.clear()  # a traceback with locals must not show the stored hash
-
-    async def _stretch(self, row: Row, token: Token) -> None:
-        try:
-            await self._stretching.run(lambda: self._engine.stretch(row, token))
-        except MemoryError:
-            raise UnavailableError("there is not enough memory for argon2id") from None
 
     def _unverifiable(self, key_id: str, error: InvalidHashError) -> UnavailableError:
         reason = str(error)

@@ -56,6 +56,7 @@ class KeyManagement:
     """
 
     _prefixes: Sequence[str]
+    _accepts_imported: bool
 
     def __init__(self, store: Store, ring: SecretRing, clock: Callable[[], datetime]) -> None:
         self._store = store
@@ -80,7 +81,8 @@ class KeyManagement:
                 see; another ``AuthenticationError`` if it has ended meanwhile; ``ValueError`` for
                 a key that would outlive it; ``ConfigurationError`` for what no key may do.
         """
-        store = DelegatedStore(self._store, caller, prefixes=self._prefixes, now=self._now)
+        prefixes = (*self._prefixes, "") if self._accepts_imported else self._prefixes
+        store = DelegatedStore(self._store, caller, prefixes=prefixes, now=self._now)
         calls = copy(self)
         calls._store = cast("Store", store)  # noqa: SLF001 - it is ours
         return calls
@@ -236,7 +238,8 @@ class KeyManagement:
 
         Args:
             owner: Only the keys of this owner.
-            prefix: Only those whose tokens begin with this prefix.
+            prefix: Only those whose tokens begin with this prefix; with "" only those whose tokens
+                were imported.
             status: Only ``active``, ``expired`` or ``revoked`` keys.
             scope: Only those that have this scope.
             name: Only those of exactly this name.
@@ -258,7 +261,7 @@ class KeyManagement:
         wanted = KeyFilter(
             now=self._now(),
             owner=bounds.optional_text(owner, "owner"),
-            prefix=bounds.optional_text(prefix, "prefix"),
+            prefix="" if prefix == "" else bounds.optional_text(prefix, "prefix"),
             status=status,
             scope=None if scope is None else next(iter(bounds.scopes([scope]))),
             name=bounds.optional_text(name, "name"),
@@ -338,6 +341,7 @@ class KeyManagement:
 
         The old key goes on for the grace, so that clients can change over, and ends with it, or
         when it would have ended anyway if that is sooner. Its ``successor`` is the new key's id.
+        The successor of an imported one has the collection's first prefix.
 
         Args:
             key_id: Which.
@@ -369,7 +373,7 @@ class KeyManagement:
 
         def mint(wanted: APIKey) -> KeyRecord:
             try:
-                token = Token.mint(wanted.prefix, self._ring)
+                token = Token.mint(wanted.prefix or self._prefixes[0], self._ring)
                 record = self._record(wanted, token)
             except OSError as error:
                 # Here in the middle of a transaction, where it would be taken for the database's.
@@ -555,7 +559,8 @@ class KeyManagement:
         )
 
     def _record(self, key: APIKey, token: Token) -> KeyRecord:
-        return KeyRecord(replace(key, id=token.key_id), self._hasher.hash(token))
+        key = replace(key, id=token.key_id, prefix=token.prefix)
+        return KeyRecord(key, self._hasher.hash(token))
 
     def _own_prefix(self, prefix: str | None) -> str:
         if prefix is None:

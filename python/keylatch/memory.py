@@ -54,6 +54,13 @@ class MemoryStore:
         found = deepcopy(self._records.get(key_id, DECOY))
         return found if key_id in self._records else None
 
+    async def existing(
+        self, key_ids: Collection[str], *, connection: Connection | None = None
+    ) -> set[str]:
+        """Tells which of these ids keys have."""
+        _refuse(connection)
+        return self._records.keys() & set(key_ids)
+
     async def select(
         self,
         wanted: KeyFilter,
@@ -154,10 +161,12 @@ class MemoryStore:
         """Counts the keys that need each server secret."""
         living: Counter[str | None] = Counter()
         dead: Counter[str | None] = Counter()
+        imported: Counter[str | None] = Counter()
         for record in self._records.values():
-            counter = living if record.key.status(now) == "active" else dead
-            counter[kid_of(record.hash)] += 1
-        return [SecretUse(kid, living[kid], dead[kid]) for kid in living.keys() | dead.keys()]
+            is_living, kid = record.key.status(now) == "active", kid_of(record.hash)
+            (living if is_living else dead)[kid] += 1
+            imported[kid] += is_living and not record.key.prefix
+        return [SecretUse(kid, living[kid], dead[kid], imported[kid]) for kid in imported]
 
     async def transaction(self, connection: Connection) -> Callable[[], bool]:
         """Refuses: there are no transactions."""

@@ -21,7 +21,7 @@ class APIKey:
 
     Attributes:
         id: Its public name, 16 characters; may be logged and may stand in a URL.
-        prefix: The prefix of its token, such as ``acme_live``.
+        prefix: The prefix of its token, such as ``acme_live``; empty if the token was imported.
         name: What people call it.
         owner: Whom it belongs to: an id of the host application, or None.
         scopes: What it may do. Names are compared whole, never by prefix.
@@ -162,7 +162,7 @@ class KeyEvent:
     Attributes:
         key_id: The key it happened to.
         at: When, in UTC.
-        action: What: created, updated, rotated, revoked or rehashed.
+        action: What: created, imported, updated, rotated, revoked or rehashed.
         actor: Who did it, as the caller said; None if it did not say.
         details: A JSON object that depends on the action.
     """

@@ -31,6 +31,10 @@ def _text(value: str) -> str:
     return bounds.text(value, "this")
 
 
+def _prefix(value: str) -> str:
+    return value and _text(value)
+
+
 def _absent() -> Any:
     """The default of what is not null, and may be left out."""
     return None
@@ -39,6 +43,7 @@ def _absent() -> Any:
 Moment = Annotated[AwareDatetime, BeforeValidator(_moment)]
 Seconds = Annotated[int, Field(strict=True, le=_MAX_SECONDS)]
 Text = Annotated[str, Field(min_length=1, max_length=bounds.MAX_TEXT), AfterValidator(_text)]
+OfPrefix = Annotated[str, Field(max_length=bounds.MAX_TEXT), AfterValidator(_prefix)]
 Scope = Annotated[str, Field(pattern=f"^{bounds.SCOPE.pattern}$", examples=["items:read"])]
 Scopes = Annotated[list[Scope], Field(max_length=bounds.MAX_SCOPES)]
 Metadata = Annotated[dict[str, Any], AfterValidator(bounds.metadata)]
@@ -105,7 +110,9 @@ class KeyQuery(_Taken):
     """Which keys are listed: those that pass everything that is given."""
 
     owner: Text | None = Field(None, description="Another owner's: needs keys:admin.")
-    prefix: Text | None = Field(None, description="Whose tokens begin with this.")
+    prefix: OfPrefix | None = Field(
+        None, description="Whose tokens begin with this; empty for those that were imported."
+    )
     status: Status | None = Field(None, description="In this state only.")
     scope: Scope | None = Field(None, description="That have this scope.")
     name: Text | None = Field(None, description="Of exactly this name.")
@@ -129,7 +136,7 @@ class KeyInfo(_Answered):
     """A key: everything but its token, which nothing keeps."""
 
     id: str = Field(description="Its public name, which may be logged.")
-    prefix: str = Field(description="What its token begins with.")
+    prefix: str = Field(description="What its token begins with; empty if it was imported.")
     name: str = Field(description="What people call it.")
     owner: str | None = Field(description="Whom it belongs to.")
     scopes: Annotated[list[str], BeforeValidator(sorted)] = Field(description="What it may do.")
@@ -161,7 +168,9 @@ class KeyEventInfo(_Answered):
 
     key_id: str = Field(description="The key it happened to.")
     at: datetime = Field(description="When.")
-    action: str = Field(description="What: created, updated, rotated, revoked or rehashed.")
+    action: str = Field(
+        description="What: created, imported, updated, rotated, revoked or rehashed."
+    )
     actor: str | None = Field(description="Who did it: key:<id> where it was done through a key.")
     details: dict[str, Any] = Field(description="More, which depends on the action.")
 

@@ -140,6 +140,13 @@ class SQLAlchemyStore:
         """Reads a key by its id."""
         return await self._database.run(partial(statements.load, key_id=key_id), connection)
 
+    async def existing(
+        self, key_ids: Collection[str], *, connection: Connection | None = None
+    ) -> set[str]:
+        """Tells which of these ids keys have."""
+        unit = partial(statements.existing, key_ids=list(key_ids))
+        return await self._database.run(unit, connection)
+
     async def select(
         self,
         wanted: KeyFilter,

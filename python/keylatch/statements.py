@@ -168,6 +168,15 @@ def load(connection: sa.Connection, key_id: str) -> KeyRecord | None:
     return found
 
 
+def existing(connection: sa.Connection, key_ids: Sequence[str]) -> set[str]:
+    """Tells which of these ids keys have."""
+    found: set[str] = set()
+    for start in range(0, len(key_ids), _PORTION):
+        portion = api_keys.c.id.in_(key_ids[start : start + _PORTION])
+        found.update(connection.scalars(sa.select(api_keys.c.id).where(portion)))
+    return found
+
+
 def select(
     connection: sa.Connection, wanted: KeyFilter, after: Cursor | None, limit: int
 ) -> list[APIKey]:
@@ -312,16 +321,20 @@ def count_secrets(
         sa.func.substr(stored, 1, 2).label("scheme"),
         sa.literal_column(find_kid).label("kid"),
         sa.case((_dead(now), 1), else_=0).label("dead"),
+        sa.case((api_keys.c.prefix == "", 1), else_=0).label("imported"),
         sa.func.count(),
-    ).group_by("scheme", "kid", "dead")
+    ).group_by("scheme", "kid", "dead", "imported")
     for kid in besides:
         # Most keys. To tell a kid of every one of them takes twice as long.
         query = query.where(stored.not_like(f"$hmac-sha256$v=1$kid={kid}$%"))
     living: Counter[str | None] = Counter()
     dead: Counter[str | None] = Counter()
-    for scheme, text, is_dead, count in connection.execute(query):
-        (dead if is_dead else living)[kid_in(scheme, text)] += count
-    return [SecretUse(kid, living[kid], dead[kid]) for kid in living.keys() | dead.keys()]
+    imported: Counter[str | None] = Counter()
+    for scheme, text, is_dead, is_imported, count in connection.execute(query):
+        found = kid_in(scheme, text)
+        (dead if is_dead else living)[found] += count
+        imported[found] += count if is_imported and not is_dead else 0
+    return [SecretUse(each, living[each], dead[each], imported[each]) for each in imported]
 
 
 def _dead(now: datetime) -> sa.ColumnElement[bool]:

@@ -53,6 +53,11 @@ class Store(Protocol):
     async def load(self, key_id: str, *, connection: Connection | None = None) -> KeyRecord | None:
         """Reads a key by its id."""
 
+    async def existing(
+        self, key_ids: Collection[str], *, connection: Connection | None = None
+    ) -> set[str]:
+        """Tells which of these ids keys have."""
+
     async def select(
         self,
         wanted: KeyFilter,
