@@ -23,6 +23,8 @@ LEFT_OUT = ["tests/test_readme.py", "tests/test_benches.py", "tests/test_router_
 LEFT_OUT += [
     "tests/cli/test_create_from.py",
     "tests/cli/test_engines.py",
+    "tests/cli/test_import_article.py",
+    "tests/cli/test_import_crash.py",
     "tests/cli/test_misuse.py",
     "tests/faults",
     "tests/test_bad_input.py",
@@ -37,6 +39,9 @@ LEFT_OUT += [
     "tests/test_host_alembic.py",
     "tests/test_host_connections.py",
     "tests/test_host_sessions.py",
+    "tests/test_imported_http.py",
+    "tests/test_imported_rules.py",
+    "tests/test_imported_tokens.py",
     "tests/test_isolation.py",
     "tests/test_lifecycle.py",
     "tests/test_migrations.py",

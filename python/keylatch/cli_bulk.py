@@ -22,6 +22,7 @@ from keylatch import cli_output as output
 from keylatch._native import SecretRing, mint
 from keylatch.cli_database import run
 from keylatch.cli_options import duration, json_object, moment
+from keylatch.cli_progress import bar
 from keylatch.errors import KeyRequestError
 from keylatch.keys import APIKeys
 from keylatch.records import KeyRequest, NewKey
@@ -159,34 +160,12 @@ def create(
 
 async def _made(keys: APIKeys, requests: Requests, actor: str | None) -> Sequence[NewKey]:
     async with keys:
-        with _bar(len(requests.keys)) as progress:
+        with bar("making keys", len(requests.keys)) as progress:
             try:
                 return await keys.create_many(requests.keys, actor=actor, progress=progress)
             except KeyRequestError as error:
                 reason = f"line {requests.lines[error.index]}: {error.reason}"
     raise ValueError(reason)
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    """Shows on a terminal how far it is. Tells programs nothing."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    shown = sys.stderr is not None and sys.stderr.isatty()
-    with Progress(
-        "making keys",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(file=sys.stderr),
-        transient=True,
-        redirect_stdout=False,
-        redirect_stderr=False,
-        disable=not shown,
-    ) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda count: progress.update(task, completed=count)
 
 
 Write = Callable[[str], None]

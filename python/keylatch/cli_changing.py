@@ -27,7 +27,7 @@ from keylatch.cli_options import (
 )
 from keylatch.cli_tokens import on_terminal
 from keylatch.keys import APIKeys
-from keylatch.records import APIKey
+from keylatch.records import APIKey, NewKey
 
 app = typer.Typer()
 
@@ -87,6 +87,15 @@ def rotate(
         ),
     ],
     database: Database = "",
+    prefix: Annotated[
+        str | None,
+        typer.Option(
+            envvar="KEYLATCH_PREFIX",
+            metavar="PREFIX",
+            show_default=False,
+            help="What the new token begins with, needed if the old one was imported.",
+        ),
+    ] = None,
     expires_in: ExpiresIn = None,
     expires_at: ExpiresAt = None,
     actor: Actor = None,
@@ -96,17 +105,22 @@ def rotate(
 
     The new key has the same owner, prefix, name, scopes and metadata; without an expiry of its
     own it lives for as long as the old one was to. Standard output has the token and nothing
-    else: TOKEN=$(keylatch rotate ID --grace 24h). Needs no prefix.
+    else: TOKEN=$(keylatch rotate ID --grace 24h).
     """
-    keys = sealing(database)
+    keys = sealing(database, prefix) if prefix else sealing(database)
     require_file(database)
-    new = run(
-        keys,
-        lambda: keys.rotate(
+
+    async def rotated() -> NewKey:
+        if not prefix and not (await keys.get(key_id)).prefix:
+            raise ValueError(
+                "the key's token was imported, so that the new one needs a prefix: give --prefix "
+                "PREFIX, or set KEYLATCH_PREFIX in the environment"
+            )
+        return await keys.rotate(
             key_id, grace=grace, expires_in=expires_in, expires_at=expires_at, actor=actor
-        ),
-    )
-    output.token(new, as_json=as_json)
+        )
+
+    output.token(run(keys, rotated), as_json=as_json)
 
 
 @app.command()

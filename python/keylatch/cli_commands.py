@@ -18,6 +18,7 @@ from keylatch._native import SecretRing, parse
 from keylatch.cli_changing import app as changing
 from keylatch.cli_database import require_file
 from keylatch.cli_db import app as db
+from keylatch.cli_import import app as importing
 from keylatch.cli_keys import run, sealing
 from keylatch.cli_options import (
     Actor,
@@ -45,7 +46,8 @@ Environment:
 \b
 Exit codes:
     0  fine
-    1  refused (verify, inspect), or found (expiring, unused, secret status, routes)
+    1  refused (verify, inspect), found (expiring, unused, secret status, routes --fail-open),
+       or left out (import)
     2  usage
     3  no such key
     4  configuration: server secret, database URL, tables, missing package
@@ -70,6 +72,7 @@ app.add_typer(changing)
 app.add_typer(routes)
 app.add_typer(db, name="db")
 app.add_typer(secrets, name="secret")
+app.add_typer(importing, name="import")
 
 
 @app.command()
@@ -148,9 +151,10 @@ def verify(
 ) -> None:
     """Tell whether the application accepts a token.
 
-    The token comes from standard input, or from a hidden prompt if that is a terminal.
+    The token comes from standard input, or from a hidden prompt if that is a terminal. One that
+    was imported is accepted by applications with imported_tokens=True only.
     """
-    keys = sealing(database, prefix)
+    keys = sealing(database, prefix, imported_tokens=True)
     require_file(database)
     token = read_token()
     try:

@@ -7,11 +7,15 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from keylatch.errors import UnavailableError
 
 T = TypeVar("T")
+
+_ADVICE: Final = (
+    "check the path in --database (`keylatch create` and `keylatch db upgrade` make the file)"
+)
 
 
 def run(action: Callable[[], Awaitable[T]]) -> T:
@@ -30,8 +34,12 @@ def run(action: Callable[[], Awaitable[T]]) -> T:
     return asyncio.run(whole())
 
 
-def require_file(database: str) -> None:
+def require_file(database: str, advice: str = _ADVICE) -> None:
     """Refuses a SQLite file that is not there: a typing error would make it, without keys.
+
+    Args:
+        database: The URL.
+        advice: What to do.
 
     Raises:
         UnavailableError: There is no such file.
@@ -46,7 +54,4 @@ def require_file(database: str) -> None:
         except (OSError, ValueError):
             there = False
         if not there:
-            raise UnavailableError(
-                "there is no such database file: check the path in --database (`keylatch create` "
-                "and `keylatch db upgrade` make the file)"
-            )
+            raise UnavailableError(f"there is no such database file: {advice}")

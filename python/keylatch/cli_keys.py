@@ -20,14 +20,16 @@ _MOST_AT_ONCE: Final = 500
 _ANY_PREFIX: Final = "keylatch"
 
 
-def sealing(database: str, prefix: str | Sequence[str] = _ANY_PREFIX) -> APIKeys:
+def sealing(
+    database: str, prefix: str | Sequence[str] = _ANY_PREFIX, *, imported_tokens: bool = False
+) -> APIKeys:
     """The keys for those who make or verify any: with the application's server secret."""
     if not os.environ.get("KEYLATCH_SECRET"):
         raise ConfigurationError(
             "KEYLATCH_SECRET is not set: set it to the application's server secret (`keylatch "
             "secret` makes one for a new application)"
         )
-    return APIKeys(database, prefix=prefix)
+    return APIKeys(database, prefix=prefix, imported_tokens=imported_tokens)
 
 
 def stored(database: str) -> APIKeys:

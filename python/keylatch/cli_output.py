@@ -91,7 +91,7 @@ def key_rows(key: APIKey, now: datetime) -> list[tuple[str, str]]:
         ("id", key.id),
         ("name", key.name),
         ("owner", key.owner),
-        ("prefix", key.prefix),
+        ("prefix", key.prefix or "none, since its token was imported"),
         ("status", key.status(now)),
         ("scopes", " ".join(sorted(key.scopes))),
         ("metadata", json.dumps(key.metadata) if key.metadata else None),

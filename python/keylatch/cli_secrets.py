@@ -48,8 +48,9 @@ def secret(
 def status(*, database: Database = "", as_json: AsJSON = False) -> int:
     """Count the keys that need each server secret of KEYLATCH_SECRET, and others.
 
-    A key moves to the active secret when it is used. Exits with 1 as long as living keys need
-    another one, with 0 once the active one is enough. Reads every key. Needs no prefix.
+    A key moves to the active secret when it is used, unless its token was imported. Exits with 1
+    as long as living keys need another one, with 0 once the active one is enough. Reads every
+    key. Needs no prefix.
     """
     from keylatch.sqlalchemy import SQLAlchemyStore
 
@@ -89,6 +90,7 @@ def _document(found: SecretStatus) -> dict[str, object]:
             "role": _role(found, use.kid),
             "living": use.living,
             "dead": use.dead,
+            "imported": use.imported,
         }
         for use in found.uses
     ]
@@ -102,7 +104,8 @@ def _document(found: SecretStatus) -> dict[str, object]:
 
 
 def _row(found: SecretStatus, use: SecretUse) -> str:
-    return f"{_role(found, use.kid)}: {use.living} living keys, {use.dead} dead"
+    imported = f" ({use.imported} of them imported)" if use.imported else ""
+    return f"{_role(found, use.kid)}: {use.living} living keys{imported}, {use.dead} dead"
 
 
 def _advice(found: SecretStatus) -> list[str]:
@@ -114,4 +117,10 @@ def _advice(found: SecretStatus) -> list[str]:
             f"living keys need {', '.join(found.missing)}, not in the ring: put it back behind the "
             "active one"
         )
+    staying = [use for use in found.uses if use.imported and use.kid != found.active]
+    advice += [
+        f"{use.imported} imported keys stay under {use.kid}, which do not move when they are used: "
+        "rotate them, or revoke them"
+        for use in staying
+    ]
     return advice
