@@ -6,11 +6,13 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import article_rows as article
 import httpx2
 import pytest
 
@@ -305,3 +307,30 @@ def test_a_database_that_fails_is_503(client, ada, folder):
     assert "disk" not in refused.text
     made = client.post("/user/keys", json={"name": "laptop"}, headers=headers)
     assert made.status_code == 201
+
+
+def test_users_and_keys_of_the_articles_own_app_move(client, manage, environment, folder):
+    """Old tokens lead to their users, make keys of ours, and go with their users for good."""
+    old = f"sqlite:///{folder / 'old.db'}"
+    article.make(old, 3)
+    tokens = [row.secret_key for row in article.rows(old)]
+    assert client.get("/user", headers=bearer(tokens[0])).status_code == 401
+    assert manage("move-users", old).stderr.startswith("3 users were added")
+    command = [Path(sys.executable).with_name("keylatch"), "import", "article", old]
+    env = environment | {
+        "KEYLATCH_DATABASE": f"sqlite+aiosqlite:///{folder / 'article.db'}",
+        "KEYLATCH_PREFIX": "MV_SECRET",
+    }
+    assert manage("move-users", old).stderr.startswith("0 users were added")
+    subprocess.run([*command, "--scope", "keys:write"], env=env, check=True, timeout=60)
+    time.sleep(1.1)  # until the app has heard of a key that it had asked for in vain
+    for number, token in enumerate(tokens):
+        answer = client.get("/user", headers=bearer(token))
+        assert answer.json()["user_id"] == f"user{number}"
+    new = another_key(client, tokens[0]).json()["token"]
+    assert client.get("/user", headers=bearer(new)).json()["user_id"] == "user0"
+    assert manage("remove-user", "user0").returncode == 0
+    manage("add-user", "user0")
+    time.sleep(1.1)
+    for token in (tokens[0], new):
+        assert client.get("/user", headers=bearer(token)).status_code == 401

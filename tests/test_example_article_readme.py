@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import article_rows as article
+
 EXAMPLE = Path(__file__).parent.parent / "examples" / "article"
 
 
@@ -22,7 +24,12 @@ def test_the_commands_run_as_written(tmp_path, curl):
     for name in ("app.py", "manage.py"):
         shutil.copy(EXAMPLE / name, tmp_path)
     install, *commands = blocks("bash")
-    assert 'pip install "../..[fastapi]" uvicorn\n' in install
+    assert 'pip install "../..[fastapi,cli]" uvicorn\n' in install
+    old = f"sqlite:///{tmp_path / 'old.db'}"
+    article.make(old, 1)
+    name = "user_id = 'grace', first_name = 'Grace', last_name = 'Hopper'"
+    article.execute(old, f"UPDATE users SET {name}", "UPDATE user_api_keys SET user_id = 'grace'")
+    (row,) = article.rows(old)
     script = "\n".join(["set -e", *commands])
     with socket.create_server(("127.0.0.1", 0)) as listener:
         # What differs: the port, one terminal instead of two, and the environment of the tests.
@@ -42,6 +49,7 @@ def test_the_commands_run_as_written(tmp_path, curl):
                 for name, value in os.environ.items()
                 if name not in {"KEYLATCH_SECRET", "DATABASE_URL"}
             }
+            | {"OLD_TOKEN": row.secret_key}
             | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
             pass_fds=[listener.fileno()],
             check=False,
@@ -50,9 +58,9 @@ def test_the_commands_run_as_written(tmp_path, curl):
             timeout=60,
         )
     assert done.returncode == 0, done.stderr
-    promised = re.findall(r"^# (\{.*)$", script, re.MULTILINE)
-    assert len(promised) == 4
-    pattern = "".join(re.escape(line).replace("…", '[^"]+') for line in promised)
+    promised = re.findall(r"^# (\{.*|[a-z ]+ \d+)$", script, re.MULTILINE)
+    assert len(promised) == 10
+    pattern = "\n?".join(re.escape(line).replace("…", '[^"]+') for line in promised)
     assert re.fullmatch(pattern, done.stdout)
     for name in (".env", "article.db"):
         assert (tmp_path / name).stat().st_mode & 0o077 == 0, f"others may read {name}"

@@ -65,11 +65,11 @@ def test_the_other_snippets_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KEYLATCH_SECRET", SecretRing.generate())
     names: dict[str, object] = {}
-    whole, life, routes, transaction, primitives = PYTHON[1:]
+    whole, life, routes, imports, transaction, primitives = PYTHON[1:]
     exec(PYTHON[0], names)
     exec(whole, names)
     exec(routes, names)
-    for snippet in (life, transaction):
+    for snippet in (life, imports, transaction):
         body = textwrap.indent(snippet, "    ")
         exec(f"async def snippet(keys, APIKeys):\n{body}", names)
         asyncio.run(names["snippet"](names["keys"], names["APIKeys"]))

@@ -23,7 +23,8 @@ engine = create_async_engine(
     os.environ.get("DATABASE_URL", "sqlite+aiosqlite:///article.db"), hide_parameters=True
 )
 # The server secret comes from the environment: KEYLATCH_SECRET.
-keys = APIKeys(engine, prefix="MV_SECRET")
+# Tokens of the article's own app may have been imported: see README.md.
+keys = APIKeys(engine, prefix="MV_SECRET", imported_tokens=True)
 # Takes the key from `Authorization: Bearer`, and only from there.
 api_key_header = APIKeyAuth(keys, headers=())
 
@@ -33,10 +34,13 @@ class Base(DeclarativeBase):
 
 
 class Users(Base):
-    """A user. Keys name their user by `id`, which nobody else is ever given."""
+    """A user. Keys name their user by `id`, which nobody else is ever given.
+
+    It is random, but of those who had a key of the article's own app: that key names their user_id.
+    """
 
     __tablename__ = "users"
-    id: Mapped[str] = mapped_column(String(32), primary_key=True, default=lambda: uuid.uuid4().hex)
+    id: Mapped[str] = mapped_column(String(255), primary_key=True, default=lambda: uuid.uuid4().hex)
     user_id: Mapped[str] = mapped_column(String(255), unique=True)
     first_name: Mapped[str] = mapped_column(String(255), default="")
     last_name: Mapped[str] = mapped_column(String(255), default="")

@@ -5,7 +5,7 @@ import asyncio
 import sys
 
 from app import Users, app, engine, keys, lifespan, save_generated_key
-from sqlalchemy import select
+from sqlalchemy import create_engine, select, text
 from sqlalchemy.exc import IntegrityError, NoResultFound
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -40,6 +40,17 @@ async def remove_user(options: argparse.Namespace, db: AsyncSession) -> None:
     await db.commit()
 
 
+async def move_users(options: argparse.Namespace, db: AsyncSession) -> None:
+    """Adds the users of the article's own app, whom `keylatch import article` gives their keys."""
+    with create_engine(options.url).connect() as old:
+        users = old.execute(text("SELECT user_id, first_name, last_name FROM users")).mappings()
+        known = set(await db.scalars(select(Users.user_id)))
+        new = [Users(id=user["user_id"], **user) for user in users if user["user_id"] not in known]
+    db.add_all(new)
+    await db.commit()
+    print(f"{len(new)} users were added, {len(known)} were there", file=sys.stderr)
+
+
 def main() -> None:
     """Reads the command and runs it."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -48,11 +59,12 @@ def main() -> None:
         "add-user": add_user,
         "add-key": add_key,
         "remove-user": remove_user,
+        "move-users": move_users,
     }.items():
         subparser = commands.add_parser(name, help=command.__doc__)
-        subparser.add_argument("user_id")
+        subparser.add_argument("url" if command is move_users else "user_id")
         subparser.set_defaults(command=command)
-        if command is not remove_user:
+        if command in (add_user, add_key):
             subparser.add_argument("--name", default="main", help="what to call the key")
         if command is add_user:
             subparser.add_argument("--first-name", default="")

@@ -49,9 +49,9 @@ def test_status_tells_programs_the_same(rotating, new):
         "removable": ["k1"],
         "missing": [],
         "secrets": [
-            {"kid": "k2", "role": "active", "living": 1, "dead": 0},
-            {"kid": "k1", "role": "retired", "living": 0, "dead": 0},
-            {"kid": None, "role": "unkeyed", "living": 0, "dead": 1},
+            {"kid": "k2", "role": "active", "living": 1, "dead": 0, "imported": 0},
+            {"kid": "k1", "role": "retired", "living": 0, "dead": 0, "imported": 0},
+            {"kid": None, "role": "unkeyed", "living": 0, "dead": 1, "imported": 0},
         ],
     }
 
