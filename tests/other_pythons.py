@@ -25,6 +25,7 @@ LEFT_OUT += [
     "tests/cli/test_engines.py",
     "tests/cli/test_import_article.py",
     "tests/cli/test_import_crash.py",
+    "tests/cli/test_import_misuse.py",
     "tests/cli/test_misuse.py",
     "tests/faults",
     "tests/test_bad_input.py",

@@ -1,23 +1,28 @@
 """What an imported token is, what it may cost, and what never becomes one."""
 
 import json
+import re
 import threading
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from imports import K1, K2, OLD, collection, digest, refusal
 from test_cache import Counted
 
-from keylatch import Hasher, SecretRing, Token, mint, parse
+from keylatch import Hasher, KeyRequest, SecretRing, Token, mint, parse
 from keylatch.errors import (
     ConfigurationError,
     DuplicateTokenError,
     InvalidKeyError,
+    InvalidTokenError,
     RevokedKeyError,
     UnavailableError,
     UnknownKeyError,
 )
+from keylatch.importing import TokenToImport
 from keylatch.kids import kid_of
 from keylatch.memory import MemoryStore
 from keylatch.store import DuplicateKeyError
@@ -173,6 +178,9 @@ async def test_a_key_sees_imported_ones_where_its_collection_accepts_them(import
         assert new.key.prefix == "acme_live"
         with pytest.raises(ConfigurationError, match="may not do this by itself"):
             await by.import_token("hunter22", name="ci", owner="u1")
+        one = TokenToImport(keys.read_imported("hunter22"), KeyRequest(name="ci", owner="u1"))
+        with pytest.raises(ConfigurationError, match="may not import tokens by itself"):
+            await by.import_many([one])
     else:
         with pytest.raises(UnknownKeyError):
             await by.revoke(old.id)
@@ -219,3 +227,47 @@ def test_ids_are_those_of_the_vectors():
     for case in cases["refused"]:
         with pytest.raises(ValueError, match="8 to 512 visible ASCII characters"):
             keys.read_imported(case["token"])
+
+
+COLLECTION = collection()
+# Whatever has this shape names a key of the collection, however damaged it is.
+SHAPE = re.compile(rb"acme_live_.{16}_.{55}", re.DOTALL)
+
+
+def damaged(prefix, at, other):
+    """A token with other characters at some place, as many as there are."""
+    token = mint(prefix, SecretRing(K1))
+    at %= len(token)
+    return token[:at] + other + token[at + len(other) :]
+
+
+TEXTS = st.one_of(
+    st.text(max_size=600),
+    st.text(alphabet=st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=600),
+    st.builds(
+        damaged,
+        st.sampled_from(["acme_live", "acme", "acme_live_x", "a"]),
+        st.integers(0, 96),
+        st.sampled_from(["", "0", "1", "z", "_", "-", " ", "\u00e9", "00"]),
+    ),
+)
+
+
+@settings(max_examples=500)
+@given(text=TEXTS)
+def test_texts_are_told_apart_as_the_rules_say(text):
+    """The native code agrees with a plain reading of them on any text, and never fails."""
+    try:
+        prefix = parse(text).prefix
+    except InvalidTokenError:
+        prefix = None
+    if prefix == "acme_live":
+        assert COLLECTION._engine.present(text).prefix == prefix
+        return
+    damaged = SHAPE.fullmatch(text.encode(errors="surrogatepass"))
+    if damaged or not re.fullmatch(r"[\x21-\x7e]{8,512}", text):
+        with pytest.raises(InvalidTokenError):
+            COLLECTION._engine.present(text)
+        return
+    read = COLLECTION._engine.present(text)
+    assert (read.prefix, read.key_id, read.reveal()) == ("", digest(K1, text), text)

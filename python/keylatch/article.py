@@ -40,7 +40,7 @@ class ArticleKey:
     Attributes:
         row: Its id.
         user_id: Whose it is.
-        has_user: Whether there is that user.
+        user: The ``user_id`` of that user, as the user's own row has it; None if there is none.
         secret: The token, in plaintext; empty if there is none.
         has_hash: Whether ``public_key`` is ``MV_PUBLIC_`` and a bcrypt hash, so that the app takes
             the token at all.
@@ -48,7 +48,7 @@ class ArticleKey:
 
     row: int
     user_id: str | None
-    has_user: bool
+    user: str | None
     secret: str = field(repr=False)
     has_hash: bool
 
@@ -157,40 +157,36 @@ def _portions(connection: sa.Connection) -> Iterator[Sequence[ArticleKey]]:
 
 
 def _portion(connection: sa.Connection, after: int | None) -> Sequence[ArticleKey]:
-    def text(column: sa.ColumnClause[Any]) -> sa.ColumnElement[Any]:
-        if connection.dialect.name == "sqlite":  # which keeps what is no text, and fails to read it
-            return sa.cast(column, sa.LargeBinary).label(column.name)
-        return column
-
-    has_user = sa.exists().where(_users.c.user_id == _keys.c.user_id)
-    query = sa.select(
-        _keys.c.id,
-        text(_keys.c.user_id),
-        text(_keys.c.secret_key),
-        text(_keys.c.public_key),
-        has_user.label("has_user"),
-    ).order_by(_keys.c.id)
+    user = (
+        sa.select(_users.c.user_id).where(_users.c.user_id == _keys.c.user_id).limit(1)
+    ).scalar_subquery()
+    columns: list[sa.ColumnElement[Any]]
+    columns, encoding = [_keys.c.user_id, user, _keys.c.secret_key, _keys.c.public_key], "utf-8"
+    if connection.dialect.name == "sqlite":  # which keeps what is no text, and fails to read it
+        columns = [sa.cast(column, sa.LargeBinary) for column in columns]
+        encoding = connection.exec_driver_sql("PRAGMA encoding").scalar_one()
+    query = sa.select(_keys.c.id, *columns).order_by(_keys.c.id).limit(_PORTION)
     if after is not None:
         query = query.where(_keys.c.id > after)
-    return [_key(*row) for row in connection.execute(query.limit(_PORTION))]
+    return [
+        _key(number, *(_text(value, encoding) for value in values))
+        for number, *values in connection.execute(query)
+    ]
 
 
-def _key(row: int, user_id: Any, secret: Any, public_key: Any, has_user: Any) -> ArticleKey:
-    _, marked, stored = _text(public_key).partition("MV_PUBLIC_")
-    return ArticleKey(
-        row=row,
-        user_id=None if user_id is None else _text(user_id),
-        has_user=bool(has_user),
-        secret=_text(secret),
-        has_hash=bool(marked) and _BCRYPT.fullmatch(stored) is not None,
-    )
+def _key(
+    row: int, user_id: str | None, user: str | None, secret: str | None, public_key: str | None
+) -> ArticleKey:
+    _, marked, stored = (public_key or "").partition("MV_PUBLIC_")
+    has_hash = bool(marked) and _BCRYPT.fullmatch(stored) is not None
+    return ArticleKey(row, user_id, user, secret or "", has_hash=has_hash)
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, encoding: str) -> str | None:
     """What is no text becomes one that no token is."""
     if value is None:
-        return ""
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        return None
+    return value.decode(encoding, "replace") if isinstance(value, bytes) else str(value)
 
 
 def _empty(connection: sa.Connection, keys: Sequence[ArticleKey]) -> int:

@@ -161,7 +161,7 @@ class ArticleImport:
             if first == key.row and token.key_id not in found and _flaw(key) is None:
                 request = KeyRequest(
                     name=f"user_api_keys {key.row}",
-                    owner=key.user_id,
+                    owner=key.user,
                     scopes=self._scopes,
                     metadata={METADATA: key.row},
                 )
@@ -206,17 +206,17 @@ class ArticleImport:
                 cursor = page.next_cursor
                 if cursor is None:
                     break
-        return (key.row, key.user_id) in self._known_rows
+        return (key.row, key.user) in self._known_rows
 
 
 def _flaw(key: ArticleKey) -> tuple[Reason, str] | None:
     """Why a row with a token becomes no key all the same."""
-    if key.user_id is None or not key.has_user:
+    if key.user is None:
         return "no_user", "there is no such user"
     if not key.has_hash:
         return "public_key", "its public_key is not MV_PUBLIC_ and a bcrypt hash"
     try:
-        bounds.text(key.user_id, "user_id")
+        bounds.text(key.user, "user_id")
     except ValueError as error:
         return "user_id", f"its user cannot own a key: {error}"
     return None

@@ -89,6 +89,8 @@ class DelegatedStore:
         if progress is not None or len(new) != 1:
             raise ConfigurationError("a key may make no other keys by itself than one by one")
         ((record, event),) = new
+        if not record.key.prefix:
+            raise ConfigurationError("a key may not import tokens by itself")
 
         def decide(calling: KeyRecord) -> Change:
             caller = self._still_allowed(calling)

@@ -1,10 +1,11 @@
 """``keylatch import article``: the keys of the article's own app, with all their oddities."""
 
 import asyncio
-import json
 import re
 import shutil
+import sqlite3
 from collections import Counter
+from contextlib import closing
 
 import article_rows as article
 import pytest
@@ -142,6 +143,24 @@ def test_plaintext_is_emptied_of_what_has_a_key(inside, app):
     assert reasons(again) == empty
 
 
+@pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
+def test_a_database_in_another_encoding_is_read_as_well(inside, tmp_path, encoding):
+    """And keylatch's tables may stand in the same file, whoever made it."""
+    path = tmp_path / "app.db"
+    url = f"sqlite:///{path}"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA encoding = '{encoding}'")
+        connection.execute("CREATE TABLE other (x)")
+    article.make(url, 3)
+    inside.env["KEYLATCH_DATABASE"] = url
+    rows = article.rows(url)
+    assert sums(inside.json(*COMMAND, url)) == (3, 0, 0)
+    assert owners(inside, url, rows) == ["user0", "user1", "user2"]
+    assert sums(inside.json(*COMMAND, url, "--empty-plaintext")) == (0, 3, 3)
+    assert {row.secret_key for row in article.rows(url)} == {""}
+    assert sums(inside.json(*COMMAND, url, "--empty-plaintext")) == (0, 3, 0)
+
+
 def test_a_secret_that_was_changed_meanwhile_is_not_emptied(inside, app):
     """What is compared is the row as it is then, not as it was when its token was imported."""
     url, _ = app
@@ -257,52 +276,3 @@ def test_ctrl_c_at_the_question_keeps_what_was_imported(bare, app):
     assert terminal.end() == 130
     assert "the same command goes on from there" in " ".join(terminal.shown.split())
     assert len(bare.json("list", "--all")["items"]) == COUNT
-
-
-def test_verify_show_and_rotate_know_imported_keys(inside, app):
-    """A rotation needs a prefix, and says so."""
-    url, _ = app
-    inside.json(*COMMAND, url, code=1)
-    token = article.rows(url)[0].secret_key
-    key = inside.json("verify", stdin=token)["key"]
-    assert (key["owner"], key["prefix"]) == ("user0", "")
-    assert "none, since its token was imported" in inside.run("show", key["id"]).stdout
-    refused = inside.fails(2, "rotate", key["id"], "--grace", "0h", env={"KEYLATCH_PREFIX": ""})
-    assert "--prefix" in refused
-    new = inside.json("rotate", key["id"], "--grace", "0h")
-    assert new["key"]["prefix"] == "acme_live"
-    assert "expired" in inside.fails(1, "verify", stdin=token)
-    assert inside.json("verify", stdin=new["token"])["key"]["owner"] == "user0"
-    inside.env["KEYLATCH_SECRET"] = f"{SecretRing.generate('k2')},{inside.env['KEYLATCH_SECRET']}"
-    status = inside.run("secret", "status")
-    assert f"{COUNT} living keys ({COUNT - 1} of them imported), 1 dead" in status.stdout
-    assert "do not move when they are used" in status.stderr
-    document = json.loads(inside.run("secret", "status", "--json").stdout)
-    assert [each["imported"] for each in document["secrets"]] == [0, COUNT - 1]
-
-
-def test_what_cannot_be_imported_says_what_to_do(inside, app, tmp_path):
-    """Wrong URLs, other tables, no server secret: an exit code, and nothing is written."""
-    url, _ = app
-    (tmp_path / "empty.db").touch()
-    for code, source, said in [
-        (5, f"sqlite:///{tmp_path}/nowhere.db", "no such database file: check the path in URL"),
-        (4, f"sqlite:///{tmp_path}/empty.db", "needs a table users with the columns user_id"),
-        (4, inside.env["KEYLATCH_DATABASE"], "no database of the article's app"),
-        (4, "nosuch://u:hunter22@db/x", "begin the URL with"),
-        (4, "u:hunter22@db", "the article's database cannot be read as one"),
-        (5, "postgresql+psycopg://u:hunter22@127.0.0.1:1/x", "the article's database failed"),
-        (4, "postgresql+psycopg2://u:hunter22@127.0.0.1:1/x", "psycopg2 is not installed"),
-    ]:
-        inside.run("create", "--name", "ci")
-        error = inside.fails(code, *COMMAND, source)
-        assert said in error
-        assert "hunter22" not in error
-    assert "KEYLATCH_SECRET" in inside.fails(4, *COMMAND, url, env={"KEYLATCH_SECRET": ""})
-    assert "--prefix" in inside.fails(2, *COMMAND, url, env={"KEYLATCH_PREFIX": ""})
-    assert "--database" in inside.fails(2, *COMMAND, url, env={"KEYLATCH_DATABASE": ""})
-    assert "URL" in inside.fails(2, *COMMAND)
-    assert "scope" in inside.fails(2, *COMMAND, url, "--scope", "a b")
-    assert inside.json("list", "--prefix", "")["items"] == []
-    inside.sql("UPDATE keylatch_version SET version_num = '0001'")
-    assert "keylatch db upgrade" in inside.fails(4, *COMMAND, url)
