@@ -97,6 +97,8 @@ def main() -> None:
     while killed < kills:
         number = child(asynchronous, path)
         if killed >= 0:
+            while killed % 2 and phase[0] < IMPORTING:
+                time.sleep(0.001)  # every other one is killed at work, however slow the machine is
             time.sleep(random.uniform(0, LONGEST))
             os.kill(number, random.choice((signal.SIGKILL, signal.SIGINT)))
         status = os.waitpid(number, 0)[1]

@@ -321,7 +321,6 @@ def test_users_and_keys_of_the_articles_own_app_move(client, manage, environment
         "KEYLATCH_DATABASE": f"sqlite+aiosqlite:///{folder / 'article.db'}",
         "KEYLATCH_PREFIX": "MV_SECRET",
     }
-    assert manage("move-users", old).stderr.startswith("0 users were added")
     subprocess.run([*command, "--scope", "keys:write"], env=env, check=True, timeout=60)
     time.sleep(1.1)  # until the app has heard of a key that it had asked for in vain
     for number, token in enumerate(tokens):

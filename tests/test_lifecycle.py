@@ -378,7 +378,7 @@ async def test_list_finds_keys_that_nobody_used(keys, clock):
         {"expiring_before": datetime(2026, 1, 1)},  # noqa: DTZ001
         {"scope": "a b"},
         {"name": ""},
-        {"prefix": ""},
+        {"prefix": "a" * 256},
     ],
 )
 async def test_list_refuses_filters_that_nothing_passes(keys, filters):

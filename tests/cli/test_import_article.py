@@ -143,13 +143,12 @@ def test_plaintext_is_emptied_of_what_has_a_key(inside, app):
     assert reasons(again) == empty
 
 
-@pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
-def test_a_database_in_another_encoding_is_read_as_well(inside, tmp_path, encoding):
+def test_a_database_in_another_encoding_is_read_as_well(inside, tmp_path):
     """And keylatch's tables may stand in the same file, whoever made it."""
     path = tmp_path / "app.db"
     url = f"sqlite:///{path}"
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute(f"PRAGMA encoding = '{encoding}'")
+        connection.execute("PRAGMA encoding = 'UTF-16be'")
         connection.execute("CREATE TABLE other (x)")
     article.make(url, 3)
     inside.env["KEYLATCH_DATABASE"] = url
@@ -264,8 +263,6 @@ def test_a_person_is_shown_a_bar_and_asked(bare, app):
         changed = sum(old != new for old, new in zip(before, article.rows(url), strict=True))
         assert changed == emptied
     terminal = Terminal(bare, *COMMAND, url)  # nothing is left to ask about
-    assert terminal.end() == 1
-    terminal = Terminal(bare, *COMMAND, url, "--json")
     assert terminal.end() == 1
 
 

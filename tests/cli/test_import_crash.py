@@ -15,8 +15,8 @@ from keylatch.tables import metadata
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
-KILLS = 300 if os.environ.get("KEYLATCH_SOAK") else 14
-USERS = 1200
+KILLS = 300 if os.environ.get("KEYLATCH_SOAK") else 10
+USERS = 800
 
 
 def test_an_import_that_was_killed_comes_to_the_same_end(tmp_path, secret):
