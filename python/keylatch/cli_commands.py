@@ -46,8 +46,7 @@ Environment:
 \b
 Exit codes:
     0  fine
-    1  refused (verify, inspect), found (expiring, unused, secret status, routes --fail-open),
-       or left out (import)
+    1  refused (verify, inspect), found (expiring, unused, secret status, routes), left out (import)
     2  usage
     3  no such key
     4  configuration: server secret, database URL, tables, missing package
