@@ -134,7 +134,7 @@ PYTHON_ARROWS = {
     "cli_database": {"errors"},
     "cli_bulk": {
         "_native",
-        "cli_database",
+        "cli_keys",
         "cli_options",
         "cli_output",
         "cli_progress",

@@ -20,7 +20,7 @@ import typer
 
 from keylatch import cli_output as output
 from keylatch._native import SecretRing, mint
-from keylatch.cli_database import run
+from keylatch.cli_keys import run
 from keylatch.cli_options import duration, json_object, moment
 from keylatch.cli_progress import bar
 from keylatch.errors import KeyRequestError
@@ -151,7 +151,7 @@ def create(
         UnavailableError: The database failed.
     """
     with _sink(path) as write:
-        made = run(lambda: _made(keys, requests, actor))
+        made = run(keys, lambda: _made(keys, requests, actor))
         _deliver(made, write, _json_lines if as_json else _csv_lines)
     if not as_json:
         where = "" if path is None else ", with their tokens in the file and nowhere else"
@@ -159,12 +159,11 @@ def create(
 
 
 async def _made(keys: APIKeys, requests: Requests, actor: str | None) -> Sequence[NewKey]:
-    async with keys:
-        with bar("making keys", len(requests.keys)) as progress:
-            try:
-                return await keys.create_many(requests.keys, actor=actor, progress=progress)
-            except KeyRequestError as error:
-                reason = f"line {requests.lines[error.index]}: {error.reason}"
+    with bar("making keys", len(requests.keys)) as progress:
+        try:
+            return await keys.create_many(requests.keys, actor=actor, progress=progress)
+        except KeyRequestError as error:
+            reason = f"line {requests.lines[error.index]}: {error.reason}"
     raise ValueError(reason)
 
 

@@ -54,7 +54,7 @@ Exit codes:
     6  the key has ended, or was rotated (update, rotate)
    70  a defect of keylatch
    74  the answer could not be written
-  130  stopped at a prompt
+  130  stopped: at a prompt nothing was changed, later it may be
   141  the reader of the answer has gone
 """
 

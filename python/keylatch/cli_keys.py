@@ -44,13 +44,24 @@ def stored(database: str) -> APIKeys:
 
 
 def run(keys: APIKeys, action: Callable[[], Awaitable[T]]) -> T:
-    """Runs an action while the collection is open."""
+    """Runs an action while the collection is open.
 
-    async def opened() -> T:
+    What it made is returned, whoever presses Ctrl-C while the collection closes: there may be
+    tokens among it, which nothing else has.
+    """
+    done: list[T] = []
+
+    async def opened() -> None:
         async with keys:
-            return await action()
+            done.append(await action())
 
-    return cli_database.run(opened)
+    try:
+        cli_database.run(opened)
+    except KeyboardInterrupt:
+        if not done:
+            cli_output.say("stopped: what was being changed may be changed, look at the keys")
+            raise
+    return done[0]
 
 
 async def every(keys: APIKeys, **wanted: Any) -> AsyncIterator[APIKey]:

@@ -177,7 +177,7 @@ def test_tokens_that_were_written_are_kept_where_the_rest_is_lost(bare, many, tm
     script = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
         "from keylatch import cli_bulk; made = cli_bulk.run; "
-        "cli_bulk.run = lambda action: (made(action), "
+        "cli_bulk.run = lambda *action: (made(*action), "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))[0]; "
         "from keylatch.cli import main; sys.exit(main())"
     )

@@ -1,6 +1,7 @@
 """The command line when something is wrong: exit codes, one line of text, and no secret in it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import keylatch
+from keylatch import parse
 
 FULL = Path("/dev/full")
 
@@ -120,6 +122,46 @@ def test_a_defect_exits_with_70_and_shows_no_value(cli, new, tmp_path):
     told = cli.fails(70, "list", env=environment)
     assert "RuntimeError" in told
     assert new["token"] not in told
+
+
+# Whoever runs the tests in the background may have the signal ignored.
+INTERRUPTED = """
+import asyncio, signal
+from keylatch.{module} import {kind}
+signal.signal(signal.SIGINT, signal.default_int_handler)
+undisturbed = {kind}.{name}
+async def disturbed(*arguments, **options):
+    signal.raise_signal(signal.SIGINT)
+    await asyncio.sleep(0)
+    return await undisturbed(*arguments, **options)
+{kind}.{name} = disturbed
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_ctrl_c_takes_no_token_back_that_was_made(bare, tmp_path, options):
+    """While the collection closes the keys are there already, and so their tokens come."""
+    disturbance = INTERRUPTED.format(module="keys", kind="APIKeys", name="_end")
+    (tmp_path / "sitecustomize.py").write_text(disturbance)
+    (tmp_path / "keys.csv").write_text("name\nci\nci\n")
+    interrupted = {"PYTHONPATH": str(tmp_path)}
+    tokens = []
+    for arguments in (["create", "--name", "ci"], ["create", "--from", str(tmp_path / "keys.csv")]):
+        done = bare.run(*arguments, *options, env=interrupted)
+        assert done.returncode == 0
+        tokens += re.findall(r"acme_live_\w+", done.stdout)
+    old = parse(tokens[0]).key_id
+    done = bare.run("rotate", old, "--grace", "0h", *options, env=interrupted)
+    tokens += re.findall(r"acme_live_\w+", done.stdout)
+    assert [bare.run("verify", stdin=token).returncode for token in tokens] == [1, 0, 0, 0]
+
+
+def test_ctrl_c_in_the_middle_of_a_change_is_told(bare, tmp_path):
+    """Whether the database did it nobody knows by then, so that somebody has to look."""
+    disturbance = INTERRUPTED.format(module="sqlalchemy", kind="SQLAlchemyStore", name="insert")
+    (tmp_path / "sitecustomize.py").write_text(disturbance)
+    told = bare.fails(130, "create", "--name", "ci", env={"PYTHONPATH": str(tmp_path)})
+    assert "may be changed" in told
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
