@@ -137,6 +137,30 @@ async def test_what_changes_between_look_and_change_counts(secret, ask, edits, s
         assert (after.name, after.successor) == ("other", None)
 
 
+async def test_a_caller_that_is_revoked_meanwhile_changes_nothing(keys, ask, monkeypatch):
+    """Between the look at it and the change, which may have waited long for the key's lock."""
+    other = await keys.create(name="other", owner="u1")
+    change = keys._store.change
+    for method, end, body in (
+        ("PATCH", "", {"name": "renamed"}),
+        ("POST", "/rotate", {"grace": 0}),
+        ("POST", "/revoke", {}),
+    ):
+        calling = await keys.create(name="ci", owner="u1", scopes=BOTH)
+
+        async def overtaken(*args: Any, caller: str = calling.key.id, **options: Any) -> Any:
+            monkeypatch.undo()
+            await keys.revoke(caller)
+            return await change(*args, **options)
+
+        monkeypatch.setattr(keys._store, "change", overtaken)
+        answer = await Client(ask, application(keys)).by(calling)(
+            method, f"/{other.key.id}{end}", body
+        )
+        assert answer.status == 401
+        assert await keys.get(other.key.id) == other.key
+
+
 async def test_an_incident_ends_what_is_made_meanwhile_on_every_database(keys, ask):
     """After revoke_all no key of the owner is left, however busily its keys make others."""
     callings = [await keys.create(name="ci", owner="u1", scopes=BOTH) for _ in range(3)]

@@ -20,7 +20,7 @@ from keylatch.errors import (
 )
 from keylatch.listing import Cursor, KeyFilter
 from keylatch.records import APIKey, Change, KeyEvent, KeyRecord
-from keylatch.store import Connection, Decide, Progress, Store
+from keylatch.store import Connection, Decide, Leave, Progress, Store
 
 READ: Final = "keys:read"
 WRITE: Final = "keys:write"
@@ -131,24 +131,40 @@ class DelegatedStore:
         return await self._store.select(wanted, after=after, limit=limit, connection=connection)
 
     async def change(
-        self, key_id: str, decide: Decide, *, connection: Connection | None = None
+        self,
+        key_id: str,
+        decide: Decide,
+        *,
+        leave: Leave | None = None,
+        connection: Connection | None = None,
     ) -> Change | None:
-        """Changes a key that the caller sees, if what becomes of it is not beyond the caller."""
+        """Changes a key that the caller sees, if what becomes of it is not beyond the caller.
+
+        Nobody can change the caller meanwhile, either: what waits for a key's lock does not
+        outlive a revocation of the caller.
+        """
+        if leave is not None:
+            raise ConfigurationError("a key changes others by its own leave, and no other's")
         caller = self._still_allowed(await self._store.load(self._caller.id, connection=connection))
         # Whoever does not see a key must not lock it, nor learn by the clock that it is there.
         if await self.load(key_id, connection=connection) is None:
             return None
 
+        def look(calling: KeyRecord | None) -> None:
+            nonlocal caller
+            caller = self._still_allowed(calling)
+
         def guarded(record: KeyRecord) -> Change:
-            by = self._still_allowed(record) if record.key.id == caller.id else caller
-            if not self._sees(by, record.key):
+            if not self._sees(caller, record.key):
                 raise UnknownKeyError
             change = decide(record)
             if change.key.revoked_at is None:
-                _require_within(by, record.key, change)
+                _require_within(caller, record.key, change)
             return change
 
-        return await self._store.change(key_id, guarded, connection=connection)
+        return await self._store.change(
+            key_id, guarded, leave=(caller.id, look), connection=connection
+        )
 
     async def events(self, key_id: str, *, connection: Connection | None = None) -> list[KeyEvent]:
         """Reads the audit trail of a key that the caller sees."""

@@ -10,7 +10,7 @@ from keylatch.errors import ConfigurationError
 from keylatch.kids import SecretUse, kid_of
 from keylatch.listing import Cursor, KeyFilter
 from keylatch.records import DECOY, APIKey, Change, KeyEvent, KeyRecord, Mark, Use
-from keylatch.store import Connection, Decide, DuplicateKeyError, Progress
+from keylatch.store import Connection, Decide, DuplicateKeyError, Leave, Progress
 
 
 class MemoryStore:
@@ -82,10 +82,18 @@ class MemoryStore:
         return deepcopy(found[:limit])
 
     async def change(
-        self, key_id: str, decide: Decide, *, connection: Connection | None = None
+        self,
+        key_id: str,
+        decide: Decide,
+        *,
+        leave: Leave | None = None,
+        connection: Connection | None = None,
     ) -> Change | None:
         """Changes a key."""
         _refuse(connection)
+        if leave is not None:
+            by, look = leave
+            look(deepcopy(self._records.get(by)))
         record = self._records.get(key_id)
         return None if record is None else self._change(record, decide)
 

@@ -21,7 +21,7 @@ from keylatch.kids import SecretUse
 from keylatch.listening import can_listen
 from keylatch.listing import Cursor, KeyFilter
 from keylatch.records import APIKey, Change, KeyEvent, KeyRecord, Mark, Use
-from keylatch.store import Connection, Decide, Progress
+from keylatch.store import Connection, Decide, Leave, Progress
 from keylatch.tables import api_keys, metadata
 
 # How often in a row others may be faster with every key of an owner.
@@ -160,10 +160,15 @@ class SQLAlchemyStore:
         return await self._database.run(unit, connection)
 
     async def change(
-        self, key_id: str, decide: Decide, *, connection: Connection | None = None
+        self,
+        key_id: str,
+        decide: Decide,
+        *,
+        leave: Leave | None = None,
+        connection: Connection | None = None,
     ) -> Change | None:
         """Changes a key and writes its event in one transaction."""
-        unit = partial(statements.change, key_id=key_id, decide=decide)
+        unit = partial(statements.change, key_id=key_id, decide=decide, leave=leave)
         return await self._database.run(unit, connection)
 
     async def change_owned(

@@ -23,7 +23,7 @@ from keylatch.kids import SecretUse, kid_in
 from keylatch.listing import Cursor, KeyFilter
 from keylatch.paging import page
 from keylatch.records import DECOY, APIKey, Change, KeyEvent, KeyRecord, Mark, Use, differences
-from keylatch.store import Decide, DuplicateKeyError
+from keylatch.store import Decide, DuplicateKeyError, Leave
 from keylatch.tables import api_key_events, api_keys
 
 _MARK: Final = sa.select(api_key_events.c.id, api_key_events.c.key_id, api_key_events.c.at)
@@ -186,9 +186,17 @@ def select(
         return [_key(row) for row in connection.execute(query).mappings()]
 
 
-def change(connection: sa.Connection, key_id: str, decide: Decide) -> Change | None:
-    """Changes a key that nobody else can change meanwhile."""
-    record = _lock(connection, key_id)
+def change(
+    connection: sa.Connection, key_id: str, decide: Decide, leave: Leave | None = None
+) -> Change | None:
+    """Changes a key that nobody else can change meanwhile, nor the one by whose leave it is."""
+    if leave is None:
+        record = _lock(connection, key_id)
+    else:
+        by, look = leave
+        records = _lock_both(connection, key_id, by)
+        look(records.get(by))
+        record = records.get(key_id)
     if record is None:
         return None
     changed = decide(record)
@@ -433,6 +441,21 @@ def _lock(connection: sa.Connection, key_id: str) -> KeyRecord | None:
     _lock_sqlite(connection)
     with _decoding():
         return _found(connection.execute(_LOCK, {"key_id": key_id}).mappings())
+
+
+def _lock_both(connection: sa.Connection, *key_ids: str) -> dict[str, KeyRecord]:
+    """The same of two keys, or of one twice."""
+    # The older one first, as where all keys of an owner are changed: or each might wait for the
+    # other.
+    query = (
+        _RECORD.where(api_keys.c.id.in_(key_ids))
+        .order_by(api_keys.c.created_at, api_keys.c.id)
+        .with_for_update()
+    )
+    _lock_sqlite(connection)
+    with _decoding():
+        found = map(_record, connection.execute(query).mappings())
+        return {record.key.id: record for record in found}
 
 
 def _mark(row: Any) -> Mark:

@@ -13,6 +13,9 @@ Connection = Any
 # Says what becomes of a key, from the key as it is; raises to leave it as it is. It may be called
 # again, with the key read anew, where a transaction has to be repeated.
 Decide = Callable[[KeyRecord], Change]
+# A key by whose leave another one is changed, and what looks at it, None where it is gone; that
+# raises to leave all as it is.
+Leave = tuple[str, Callable[[KeyRecord | None], None]]
 
 # Is told how many keys are written so far, in the event loop.
 Progress = Callable[[int], None]
@@ -69,10 +72,16 @@ class Store(Protocol):
         """Reads keys that pass the filter, in its order, behind a place."""
 
     async def change(
-        self, key_id: str, decide: Decide, *, connection: Connection | None = None
+        self,
+        key_id: str,
+        decide: Decide,
+        *,
+        leave: Leave | None = None,
+        connection: Connection | None = None,
     ) -> Change | None:
         """Changes a key, one change of it after the other. None if there is no such key.
 
+        The key by whose leave this is done is looked at first, and changed by nobody meanwhile.
         ``DuplicateKeyError`` if the successor's id is taken.
         """
 
