@@ -41,6 +41,22 @@ async def test_an_update_changes_what_is_given_and_nothing_else(keys, clock):
     assert (key.owner, key.created_at) == ("u1", new.key.created_at)
 
 
+async def test_the_latest_entries_of_an_audit_trail_can_be_had_alone(keys):
+    """The oldest of them first, as in the whole trail; all of them if there are fewer."""
+    new, _ = await keys.create(name="0"), await keys.create(name="other")
+    for number in range(1, 5):
+        await keys.update(new.key.id, name=str(number))
+    trail = await keys.events(new.key.id)
+    assert [event.action for event in trail] == ["created", *["updated"] * 4]
+    for latest in (1, 3, 5, 500):
+        assert await keys.events(new.key.id, latest=latest) == trail[-latest:]
+    for wrong in (0, -1, 501):
+        with pytest.raises(ValueError, match="latest must be 1 to 500"):
+            await keys.events(new.key.id, latest=wrong)
+    with pytest.raises(UnknownKeyError):
+        await keys.events("0" * 16, latest=1)
+
+
 async def test_the_audit_trail_tells_what_an_update_changed(keys, clock):
     """An event has the old and the new of what changed, and nothing of what stayed."""
     new = await keys.create(name="ci", scopes=["b", "a"], expires_in=DAY)

@@ -178,6 +178,20 @@ async def test_an_incident_ends_what_is_made_meanwhile_on_every_database(keys, a
     assert (await keys.list(owner="u1", status="active")).items == []
 
 
+async def test_no_answer_grows_with_what_a_key_did_before(client, memory):
+    """Of a trail of any length the latest entries are shown, 50 or as many as are asked for."""
+    calling = await memory.create(name="ci", owner="u1", scopes=BOTH)
+    client, path = client.by(calling), f"/{calling.key.id}"
+    for number in range(600):
+        await memory.update(calling.key.id, metadata={"n": number})
+    for query, count in (("", 50), ("latest=1", 1), ("latest=500", 500)):
+        events = said(await client("GET", f"{path}/events", query=query))
+        assert len(events) == count
+        assert events[-1]["details"]["metadata"]["to"] == {"n": 599}
+    for query in ("latest=0", "latest=501", "latest=x", "limit=5"):
+        assert (await client("GET", f"{path}/events", query=query)).status == 422
+
+
 async def test_nothing_that_was_sent_is_sent_back(client, memory):
     """A token that was pasted into the wrong place stands in no answer that refuses it."""
     calling = await memory.create(name="ci", owner="u1", scopes=BOTH)

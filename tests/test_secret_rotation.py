@@ -269,6 +269,32 @@ async def test_workers_with_different_rings_do_not_write_against_each_other(stor
         assert kid_of(await hash_of(store, new)) == "k1"
 
 
+class Watched(MemoryStore):
+    """A store that counts what is read of audit trails."""
+
+    read = 0
+
+    async def events(self, key_id, **options):
+        """Reads the audit trail of a key."""
+        found = await super().events(key_id, **options)
+        self.read += len(found)
+        return found
+
+
+async def test_a_long_audit_trail_holds_no_rehash_up(clock):
+    """A key that is edited all day would otherwise have each worker read of all its edits."""
+    store = Watched()
+    old = APIKeys(store, prefix="acme_live", secret=OLD, clock=clock)
+    new = await old.create(name="ci")
+    for number in range(100):
+        await old.update(new.key.id, metadata={"n": number})
+    async with APIKeys(store, prefix="acme_live", secret=BOTH, clock=clock, **SILENT) as keys:
+        await keys.verify(new.token)
+        await rehashed(keys)
+        assert kid_of(await hash_of(store, new)) == "k2"
+        assert store.read == 0
+
+
 @pytest.mark.parametrize("keyed", [True, False], ids=["keyed", "plain"])
 async def test_a_slow_hash_stays_slow(keyed, clock):
     """Argon2id gets the active secret, at a cost that is not less than it was, or the default."""

@@ -170,10 +170,10 @@ def is_key_id(value: object) -> bool:
     return isinstance(value, str) and _KEY_ID.fullmatch(value) is not None
 
 
-def page_limit(value: int) -> int:
+def page_limit(value: int, what: str = "limit") -> int:
     """Checks the size of a page: 1 to 500."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"limit must be an int, not {type(value).__name__}")
+        raise TypeError(f"{what} must be an int, not {type(value).__name__}")
     if not 1 <= value <= MAX_PAGE:
-        raise ValueError(f"limit must be 1 to {MAX_PAGE}")
+        raise ValueError(f"{what} must be 1 to {MAX_PAGE}")
     return value

@@ -166,11 +166,18 @@ class DelegatedStore:
             key_id, guarded, leave=(caller.id, look), connection=connection
         )
 
-    async def events(self, key_id: str, *, connection: Connection | None = None) -> list[KeyEvent]:
+    async def events(
+        self,
+        key_id: str,
+        *,
+        action: str | None = None,
+        latest: int | None = None,
+        connection: Connection | None = None,
+    ) -> list[KeyEvent]:
         """Reads the audit trail of a key that the caller sees."""
         if await self.load(key_id, connection=connection) is None:
             return []
-        return await self._store.events(key_id, connection=connection)
+        return await self._store.events(key_id, action=action, latest=latest, connection=connection)
 
     def _sees(self, caller: APIKey, key: APIKey) -> bool:
         if key.prefix not in self._prefixes:

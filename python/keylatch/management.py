@@ -467,17 +467,30 @@ class KeyManagement:
         return [change.key.id for change in changed]
 
     async def events(
-        self, key_id: str, *, connection: "HostConnection | None" = None
+        self,
+        key_id: str,
+        *,
+        latest: int | None = None,
+        connection: "HostConnection | None" = None,
     ) -> Sequence[KeyEvent]:
         """Reads the audit trail of a key, the oldest entry first.
 
+        Args:
+            key_id: Whose.
+            latest: How many at most, 1 to 500, of the latest ones. All of them if it is left out:
+                a trail grows as long as its key is changed.
+            connection: A session or connection to read with.
+
         Raises:
             UnknownKeyError: No key has this id.
+            ValueError: ``latest`` is outside its bounds.
             UnavailableError: The database failed.
         """
         key_id = _key_id_or_nothing(key_id)
+        if latest is not None:
+            latest = bounds.page_limit(latest, "latest")
         await self._ready()
-        found = await self._store.events(key_id, connection=connection)
+        found = await self._store.events(key_id, latest=latest, connection=connection)
         if not found:
             # Asked afterwards, so that a purge in between cannot empty the trail of a key.
             await self.get(key_id, connection=connection)

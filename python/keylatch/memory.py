@@ -181,10 +181,22 @@ class MemoryStore:
         _refuse(connection)
         return lambda: True
 
-    async def events(self, key_id: str, *, connection: Connection | None = None) -> list[KeyEvent]:
+    async def events(
+        self,
+        key_id: str,
+        *,
+        action: str | None = None,
+        latest: int | None = None,
+        connection: Connection | None = None,
+    ) -> list[KeyEvent]:
         """Reads the audit trail of a key."""
         _refuse(connection)
-        return deepcopy([event for event in self._events if event.key_id == key_id])
+        found = [
+            event
+            for event in self._events
+            if event.key_id == key_id and action in (None, event.action)
+        ]
+        return deepcopy(found if latest is None else found[-latest:])
 
     def _change(self, record: KeyRecord, decide: Decide) -> Change:
         change = decide(deepcopy(record))

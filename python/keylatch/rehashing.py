@@ -102,7 +102,9 @@ class Rehasher:
             self._ring.kids[0],
             bounds.utc(self._clock(), "the clock's time"),
         )
-        if changes.lately_left(await self._store.events(key_id), kid, now=now):
+        # The others may be many, and long: people edit keys as often as they like.
+        rehashed = await self._store.events(key_id, action="rehashed")
+        if changes.lately_left(rehashed, kid, now=now):
             return  # another worker has a newer ring
         new = await self._hash(stored, token)
         event = changes.rehashed(key_id, kid_of(stored), kid, now=now)

@@ -39,6 +39,7 @@ from keylatch.router_models import (
     Refusal,
     Revocation,
     Rotation,
+    TrailQuery,
 )
 
 Refuse = Callable[[AuthenticationError | UnavailableError], HTTPException]
@@ -119,9 +120,11 @@ def _add_reading(router: APIRouter, reading: Any) -> None:
         responses=_refusals(404),
     )
     async def list_key_events(
-        by: Annotated[_Delegation, reading], key_id: Annotated[str, _KEY_ID]
+        by: Annotated[_Delegation, reading],
+        key_id: Annotated[str, _KEY_ID],
+        query: Annotated[TrailQuery, Query()],
     ) -> Sequence[KeyEvent]:
-        return await by.keys.events(key_id)
+        return await by.keys.events(key_id, latest=query.latest)
 
 
 def _add_writing(router: APIRouter, writing: Any) -> None:

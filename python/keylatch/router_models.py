@@ -128,6 +128,14 @@ class KeyQuery(_Taken):
     )
 
 
+class TrailQuery(_Taken):
+    """How much of an audit trail is shown: each change of a key makes it longer."""
+
+    latest: int = Field(
+        50, ge=1, le=bounds.MAX_PAGE, description="How many at most: the latest ones."
+    )
+
+
 class _Answered(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 

@@ -248,9 +248,17 @@ class SQLAlchemyStore:
 
         return over
 
-    async def events(self, key_id: str, *, connection: Connection | None = None) -> list[KeyEvent]:
+    async def events(
+        self,
+        key_id: str,
+        *,
+        action: str | None = None,
+        latest: int | None = None,
+        connection: Connection | None = None,
+    ) -> list[KeyEvent]:
         """Reads the audit trail of a key, the oldest entry first."""
-        return await self._database.run(partial(statements.events, key_id=key_id), connection)
+        unit = partial(statements.events, key_id=key_id, action=action, latest=latest)
+        return await self._database.run(unit, connection)
 
 
 def _is_in_memory(url: sa.URL) -> bool:

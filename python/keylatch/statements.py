@@ -351,16 +351,21 @@ def _dead(now: datetime) -> sa.ColumnElement[bool]:
     return sa.or_(key.revoked_at.is_not(None), expired)
 
 
-def events(connection: sa.Connection, key_id: str) -> list[KeyEvent]:
-    """Reads the audit trail of a key, the oldest entry first."""
+def events(
+    connection: sa.Connection, key_id: str, *, action: str | None, latest: int | None
+) -> list[KeyEvent]:
+    """Reads the audit trail of a key, or some of it, the oldest entry first."""
     event = api_key_events.c
     query = (
         sa.select(event.key_id, event.at, event.action, event.actor, event.details)
         .where(event.key_id == key_id)
-        .order_by(event.id)
+        .order_by(event.id.desc())
+        .limit(latest)
     )
+    if action is not None:
+        query = query.where(event.action == action)
     with _decoding():
-        return [KeyEvent(**row) for row in connection.execute(query).mappings()]
+        return [KeyEvent(**row) for row in connection.execute(query).mappings()][::-1]
 
 
 def _apply(connection: sa.Connection, changes: Sequence[tuple[APIKey, Change]]) -> None:

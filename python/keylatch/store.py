@@ -144,5 +144,16 @@ class Store(Protocol):
     async def transaction(self, connection: Connection) -> Callable[[], bool]:
         """Returns what tells whether the transaction of a connection, as it is now, is over."""
 
-    async def events(self, key_id: str, *, connection: Connection | None = None) -> list[KeyEvent]:
-        """Reads the audit trail of a key, the oldest entry first."""
+    async def events(
+        self,
+        key_id: str,
+        *,
+        action: str | None = None,
+        latest: int | None = None,
+        connection: Connection | None = None,
+    ) -> list[KeyEvent]:
+        """Reads the audit trail of a key, the oldest entry first.
+
+        Only entries of an action, or only so many of the latest, if that is given: a trail grows
+        as long as its key is changed.
+        """
