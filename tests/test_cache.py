@@ -6,6 +6,8 @@ import gc
 import json
 import os
 import pickle
+import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +28,7 @@ from keylatch.errors import (
 )
 from keylatch.memory import MemoryStore
 from keylatch.records import APIKey, KeyEvent, KeyRecord
+from keylatch.stretching import Stretching
 
 pytestmark = pytest.mark.anyio
 
@@ -523,7 +526,7 @@ async def test_wrong_secrets_for_a_slow_hash_share_the_few_lookups(secret, clock
 
 async def test_argon2_waits_for_a_core_and_not_for_long(secret, clock, monkeypatch):
     """Past two seconds there is no telling, and a cancelled request leaves its core to nobody."""
-    monkeypatch.setattr("keylatch.loading._PATIENCE", 0.05)
+    monkeypatch.setattr("keylatch.stretching._PATIENCE", 0.05)
     ring, store = SecretRing(secret), MemoryStore()
     async with APIKeys(store, prefix="acme", secret=ring) as keys:
         made = [slow_key(ring, clock.now) for _ in range(4)]
@@ -555,6 +558,27 @@ async def test_argon2_waits_for_a_core_and_not_for_long(secret, clock, monkeypat
         stretching.run = run
         assert await keys.verify(made[1][0])
         assert await keys.verify(made[0][0])
+
+
+async def test_collections_share_the_cores():
+    """Argon2 runs once a core at a time, however many collections there are."""
+    first, second = Stretching(), Stretching()
+    first._cores = second._cores = 1
+    running, most, lock = 0, 0, threading.Lock()
+
+    def work() -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.01)
+        with lock:
+            running -= 1
+
+    await asyncio.gather(*(each.run(work) for each in (first, second) * 3))
+    assert (running, most) == (0, 1)
+    for each in (first, second):
+        each.close()
 
 
 async def test_argon2_does_not_stop_the_event_loop(secret, clock):

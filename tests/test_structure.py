@@ -58,7 +58,17 @@ PYTHON_ARROWS = {
     "migrations.versions": {"migrations.steps"},  # each revision: it says all by itself
     "migrations": {"engines", "errors", "migrations.locks", "schema", "tables"},
     "rehashing": {"_native", "bounds", "changes", "errors", "kids", "store"},
-    "loading": {"_native", "errors", "frozen", "moments", "records", "rehashing", "store"},
+    "stretching": {"errors"},
+    "loading": {
+        "_native",
+        "errors",
+        "frozen",
+        "moments",
+        "records",
+        "rehashing",
+        "store",
+        "stretching",
+    },
     "feed": {"_native", "bounds", "errors", "records", "store"},
     "usage": {"_native", "errors", "moments", "records", "store"},
     "management": {

@@ -6,12 +6,10 @@ Knows the native core and the store; no framework and no database.
 import asyncio
 import functools
 import logging
-import os
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
@@ -23,14 +21,12 @@ from keylatch.moments import to_microseconds
 from keylatch.records import DECOY, APIKey, KeyRecord
 from keylatch.rehashing import Rehasher
 from keylatch.store import Store
+from keylatch.stretching import Stretching
 
 logger = logging.getLogger("keylatch")
 
 # A key that is changed between every reading of it and its use is not changed by people.
 _MOST_READINGS: Final = 10
-# Seconds to wait for a core, as the design has it, and how many may.
-_PATIENCE: Final = 2
-_MOST_WAITING: Final = 1000
 # Keys in doubt from which on it is asked of all of them, not of those alone that are wanted,
 # whether their transactions are over.
 _MANY: Final = 100
@@ -267,57 +263,6 @@ def changed(key_ids: Iterable[str] | None, over: Over | None = None) -> None:
             loader.evict(key_ids)
         else:
             loader.doubt(key_ids, over)
-
-
-class Stretching:
-    """Runs slow verifications in threads of its own: as many at once as there are cores."""
-
-    def __init__(self) -> None:
-        self._cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-        self._pool: ThreadPoolExecutor | None = None
-        self._permits: asyncio.Semaphore | None = None
-        self._waiting = 0
-
-    async def run(self, work: Callable[[], None]) -> None:
-        """Does it, once a core is free.
-
-        Raises:
-            UnavailableError: None was within two seconds, or too many wait already.
-        """
-        busy = UnavailableError(
-            "all cores are busy with argon2id: use hmac-sha256 for tokens that keylatch minted",
-            retry_after=_PATIENCE,
-        )
-        if self._waiting >= _MOST_WAITING:
-            raise busy
-        if self._permits is None or self._pool is None:
-            self._permits = asyncio.Semaphore(self._cores or 1)
-            self._pool = ThreadPoolExecutor(self._cores, thread_name_prefix="keylatch-argon2")
-        permits, pool = self._permits, self._pool
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                await permits.acquire()
-        except TimeoutError:
-            raise busy from None
-        finally:
-            self._waiting -= 1
-        job = asyncio.get_running_loop().run_in_executor(pool, work)
-
-        def done(job: "asyncio.Future[None]") -> None:
-            permits.release()
-            if not job.cancelled():
-                job.exception()  # whoever asked may be gone
-
-        # The permit is the job's, which goes on if whoever waits for it is cancelled.
-        job.add_done_callback(done)
-        await asyncio.shield(job)
-
-    def close(self) -> None:
-        """Lets threads end that have nothing to do. There may be new ones again."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False)
-        self._pool = self._permits = None
 
 
 def _result(loaded: Row | UnavailableError) -> Row:
