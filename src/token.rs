@@ -144,8 +144,8 @@ impl<'a> Token<&'a str> {
         Ok(Self { text, prefix_len, key_id })
     }
 
-    /// A token of another format. Its key id is a digest under a server secret: who has the
-    /// database alone can neither tell it from a token nor try tokens.
+    /// A token of another format. Its key id is a digest under a server secret, so that whoever has
+    /// the database alone cannot try tokens against it.
     pub fn foreign(text: &'a str, secret: &ServerSecret) -> Result<Self, TokenError> {
         let fits = FOREIGN_LEN.contains(&text.len());
         if !fits || !all(text.as_bytes(), |byte| byte.is_ascii_graphic()) {
