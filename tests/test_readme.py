@@ -65,7 +65,7 @@ def test_the_other_snippets_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KEYLATCH_SECRET", SecretRing.generate())
     names: dict[str, object] = {}
-    whole, life, routes, imports, transaction, primitives = PYTHON[1:]
+    whole, life, routes, imports, transaction, _, primitives = PYTHON[1:]
     exec(PYTHON[0], names)
     exec(whole, names)
     exec(routes, names)
@@ -78,6 +78,13 @@ def test_the_other_snippets_run(tmp_path, monkeypatch, capsys):
     for event in ("updated ada", "rotated None", "revoked ops"):
         assert event in shown
     exec(primitives, names)
+
+
+def test_the_test_of_the_quick_start_passes(pytester, monkeypatch):
+    """Beside its file, without a database and a server secret of its own."""
+    monkeypatch.setenv("KEYLATCH_SECRET", SecretRing.generate())
+    pytester.makepyfile(main=PYTHON[0], test_main=PYTHON[6])
+    pytester.runpytest_subprocess("-p", "no:xdist").assert_outcomes(passed=1)
 
 
 def test_the_table_of_answers_is_complete():

@@ -115,6 +115,7 @@ PYTHON_ARROWS = {
     "router_models": {"bounds", "records"},
     "router": {"delegation", "errors", "keys", "management", "records", "router_models"},
     "openapi": set(),
+    "testing": {"keylatch", "memory"},
     "fastapi": {
         "bounds",
         "challenges",
@@ -264,6 +265,7 @@ THIRD_PARTIES = {
     "cli_reading": {"typer"},
     "cli_routes": {"typer"},
     "routes": {"fastapi", "starlette"},
+    "testing": {"pytest", "starlette"},
 }
 
 

@@ -96,6 +96,7 @@ class APIKeyAuth(SecurityBase):
         scheme_name: str = "APIKey",
     ) -> None:
         self._gate = Gate(keys, bearer=bearer, headers=headers, realm=realm)
+        self._bearer, self._realm = bearer, realm
         headers = self._gate.headers
         self.scheme_name = scheme_name
         schemes = [_header_scheme(name) for name in headers]
@@ -111,6 +112,22 @@ class APIKeyAuth(SecurityBase):
 
     def __repr__(self) -> str:
         return f"APIKeyAuth({self.keys!r})"
+
+    def over(self, keys: APIKeys) -> "APIKeyAuth":
+        """The same dependency over another collection: what a test puts in its place."""
+        return APIKeyAuth(
+            keys,
+            bearer=self._bearer,
+            headers=self._gate.headers,
+            realm=self._realm,
+            scheme_name=self.scheme_name,
+        )
+
+    def headers_of(self, token: str) -> dict[str, str]:
+        """The header that carries a token to the routes that ask for it."""
+        if self._bearer:
+            return {"Authorization": f"Bearer {token}"}
+        return {self._gate.headers[0]: token}
 
     @property
     def keys(self) -> APIKeys:
