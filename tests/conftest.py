@@ -162,7 +162,8 @@ def mint_first(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Token]]:
             def mint(prefix: str, ring: SecretRing) -> Token:
                 return tokens.pop(0) if tokens else Token.mint(prefix, ring)
 
-        monkeypatch.setattr("keylatch.management.Token", Minting)
+        for module in ("making", "management"):
+            monkeypatch.setattr(f"keylatch.{module}.Token", Minting)
         return tokens
 
     return mint_first

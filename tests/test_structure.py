@@ -71,6 +71,16 @@ PYTHON_ARROWS = {
     },
     "feed": {"_native", "bounds", "errors", "records", "store"},
     "usage": {"_native", "errors", "moments", "records", "store"},
+    "making": {
+        "_native",
+        "bounds",
+        "changes",
+        "errors",
+        "loading",
+        "records",
+        "store",
+        "turns",
+    },
     "management": {
         "_native",
         "bounds",
@@ -78,10 +88,8 @@ PYTHON_ARROWS = {
         "delegation",
         "errors",
         "listing",
-        "loading",
+        "making",
         "records",
-        "store",
-        "turns",
     },
     "importing": {
         "_native",

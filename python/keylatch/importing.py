@@ -17,7 +17,7 @@ from keylatch.records import APIKey, KeyEvent, KeyRecord, KeyRequest
 from keylatch.store import DuplicateKeyError
 
 if TYPE_CHECKING:
-    from keylatch.management import HostConnection
+    from keylatch.making import HostConnection
 
 
 @dataclass(frozen=True, slots=True)
