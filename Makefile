@@ -37,6 +37,7 @@ lint: $(VENV)/.wheel $(VENV)/.dev ## Formatting, lints, types and stubs.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m mypy
+	$(BIN)/python -m mypy typing_tests/public.py
 	$(BIN)/maturin generate-stubs --quiet --features stubs --out target/stubs
 	diff -u python/keylatch/_native.pyi target/stubs/keylatch/_native.pyi
 	$(BIN)/python -m mypy.stubtest keylatch._native

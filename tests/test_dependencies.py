@@ -129,7 +129,17 @@ async def test_an_optional_key_is_documented_as_such(keys, ask):
     ]
 
 
-@pytest.mark.parametrize("load", [async_user, user, Users(), partial(user)])
+@pytest.mark.parametrize(
+    "load",
+    [
+        async_user,
+        user,
+        Users(),
+        partial(user),
+        partial(async_user),
+        lambda owner: async_user(str(owner)),
+    ],
+)
 async def test_a_key_leads_to_its_owner(auth, keys, ask, load):
     """Whatever kind of callable finds it."""
     app = of_owner(auth, load)

@@ -6,7 +6,7 @@ Knows FastAPI and the collection of keys. (No postponed annotations here: FastAP
 import functools
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Annotated, Any, Concatenate, Final, TypeVar
+from typing import Annotated, Any, Concatenate, Final, TypeVar, overload
 from weakref import WeakSet
 
 from fastapi import APIRouter, FastAPI, HTTPException, Request, Response, Security
@@ -162,9 +162,17 @@ class APIKeyAuth(SecurityBase):
         """
         return OptionalAPIKey(self)
 
+    @overload
     def owner(
-        self, load: Callable[Concatenate[str, ...], T | Awaitable[T | None] | None]
-    ) -> Callable[..., Awaitable[T]]:
+        self, load: Callable[Concatenate[str, ...], Awaitable[T | None]]
+    ) -> Callable[..., Awaitable[T]]: ...
+
+    @overload
+    def owner(
+        self, load: Callable[Concatenate[str, ...], T | None]
+    ) -> Callable[..., Awaitable[T]]: ...
+
+    def owner(self, load: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
         """A dependency that gives whom a request's key belongs to, as the application has them.
 
         With ``async def user(owner: str, session: Annotated[Session, Depends(session)])`` that

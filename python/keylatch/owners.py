@@ -3,14 +3,13 @@
 import functools
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, Concatenate, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 from fastapi.concurrency import run_in_threadpool
 
 from keylatch.records import APIKey
 
-T = TypeVar("T")
-
+_in_a_thread: Final = cast("Callable[..., Any]", run_in_threadpool)
 _POSITIONAL: Final = (
     inspect.Parameter.POSITIONAL_ONLY,
     inspect.Parameter.POSITIONAL_OR_KEYWORD,
@@ -18,11 +17,8 @@ _POSITIONAL: Final = (
 
 
 def dependency(
-    load: Callable[Concatenate[str, ...], T | Awaitable[T | None] | None],
-    key: Any,
-    *,
-    refuse: Callable[[], Exception],
-) -> Callable[..., Awaitable[T]]:
+    load: Callable[..., Any], key: Any, *, refuse: Callable[[], Exception]
+) -> Callable[..., Awaitable[Any]]:
     """A dependency that has a key verified, and then finds its owner.
 
     Args:
@@ -39,14 +35,14 @@ def dependency(
     awaited = inspect.iscoroutinefunction(load) or inspect.iscoroutinefunction(
         getattr(load, "__call__", None)  # noqa: B004 - an object that is called
     )
-    call: Callable[..., Any] = load
-    if not awaited:
-        call = functools.partial(cast("Callable[..., Any]", run_in_threadpool), load)
+    call = load if awaited else functools.partial(_in_a_thread, load)
 
-    async def owner(*, keylatch_key: APIKey, **others: Any) -> T:
-        found: T | None = None
+    async def owner(*, keylatch_key: APIKey, **others: Any) -> Any:
+        found = None
         if keylatch_key.owner is not None:
             found = await call(keylatch_key.owner, **others)
+        if inspect.isawaitable(found):  # of a function that does not say that it is awaited
+            found = await found
         if found is None:
             raise refuse()
         return found

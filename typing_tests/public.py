@@ -1,0 +1,150 @@
+"""What a type checker makes of the public signatures. It is checked, and never run."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, assert_type
+
+from fastapi import APIRouter, FastAPI, Security
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import Session
+
+from keylatch import (
+    APIKey,
+    APIKeys,
+    Hasher,
+    KeyEvent,
+    KeyRequest,
+    NewKey,
+    Page,
+    SecretRing,
+    Token,
+    mint,
+    parse,
+)
+from keylatch.asgi import APIKeyMiddleware, verified_key
+from keylatch.errors import AuthenticationError, InsufficientScopeError, UnavailableError
+from keylatch.fastapi import APIKeyAuth, OptionalAPIKey, RefusedError, keys_router
+from keylatch.kids import SecretStatus
+from keylatch.management import KeyManagement
+from keylatch.memory import MemoryStore
+from keylatch.records import Health
+from keylatch.sqlalchemy import SQLAlchemyStore, metadata
+
+
+def primitives() -> None:
+    """For those who keep their own table."""
+    assert_type(SecretRing.generate(), str)
+    ring = SecretRing.from_env()
+    assert_type(ring, SecretRing)
+    assert_type(SecretRing("k1:secret").kids, list[str])
+    token = mint("acme_live", ring)
+    assert_type(token, str)
+    parsed = parse(token)
+    assert_type(parsed, Token)
+    assert_type((parsed.prefix, parsed.key_id), tuple[str, str])
+    assert_type(parsed.sealed_by(ring), str | None)
+    hasher = Hasher(ring, scheme="argon2id", memory_kib=19456, iterations=2, parallelism=1)
+    stored = hasher.hash(parsed)
+    assert_type(stored, str)
+    assert_type(hasher.verify(token, stored), bool)
+    assert_type(hasher.needs_rehash(stored), bool)
+
+
+def collections(asynchronous: AsyncEngine, synchronous: Engine) -> None:
+    """What a collection is made of."""
+    for database in ("sqlite+aiosqlite:///keys.db", asynchronous, synchronous, MemoryStore()):
+        assert_type(APIKeys(database, prefix="acme"), APIKeys)
+    keys = APIKeys(
+        SQLAlchemyStore(asynchronous, deadline=5.0),
+        prefix=["acme_live", "acme_test"],
+        secret=SecretRing.from_env(),
+        feed="notify",
+        imported_tokens=True,
+    )
+    assert_type(keys.prefixes, Sequence[str])
+    assert_type(metadata.tables.keys() >= {"api_keys"}, bool)
+
+
+async def life(keys: APIKeys, session: AsyncSession, old_session: Session) -> None:
+    """What is done with keys."""
+    async with keys as started:
+        assert_type(started, APIKeys)
+    new = await keys.create(
+        name="ci",
+        owner="u1",
+        scopes=["items:read"],
+        expires_in=timedelta(days=90),
+        metadata={"a": 1},
+        actor="ops",
+        connection=session,
+    )
+    assert_type(new, NewKey)
+    assert_type((new.token, new.key), tuple[str, APIKey])
+    assert_type(await keys.verify(new.token, scopes=["items:read"]), APIKey)
+    assert_type(await keys.get(new.key.id, connection=old_session), APIKey)
+    assert_type(await keys.update(new.key.id, name="ci 2", expires_at=None), APIKey)
+    page = await keys.list(owner="u1", status="active", expiring_before=datetime.now(UTC))
+    assert_type(page, Page)
+    assert_type((page.items, page.next_cursor), tuple[list[APIKey], str | None])
+    assert_type(await keys.rotate(new.key.id, grace=timedelta(hours=24)), NewKey)
+    assert_type(await keys.revoke(new.key.id, reason="leaked"), APIKey)
+    assert_type(await keys.revoke_all(owner="u1"), Sequence[str])
+    assert_type(await keys.events(new.key.id), Sequence[KeyEvent])
+    assert_type(await keys.purge(dead_for=timedelta(days=365)), int)
+    assert_type(await keys.create_many([KeyRequest(name="ci")]), Sequence[NewKey])
+    assert_type(await keys.import_token("a token from elsewhere", name="old"), APIKey)
+    assert_type(await keys.secret_status(), SecretStatus)
+    assert_type(keys.health(), Health)
+    assert_type(keys.delegated_to(new.key), KeyManagement)
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] = keys.lifespan
+    assert_type(lifespan(FastAPI()), AbstractAsyncContextManager[None])
+
+
+def fields(key: APIKey) -> None:
+    """What a key has."""
+    assert_type(key.scopes, frozenset[str])
+    assert_type(key.metadata, dict[str, Any])
+    assert_type(key.expires_at, datetime | None)
+    assert_type(key.owner, str | None)
+
+
+class User:
+    """Of the application."""
+
+
+async def load(owner: str) -> User | None:
+    """Finds one."""
+    return User() if owner else None
+
+
+def load_in_a_thread(owner: str, session: Session) -> User | None:
+    """Finds one."""
+    return session.get(User, owner)
+
+
+def fastapi(keys: APIKeys) -> None:
+    """What routes ask for."""
+    auth = APIKeyAuth(keys, bearer=True, headers=["X-API-Key"], realm="api")
+    assert_type(auth.keys, APIKeys)
+    assert_type(auth.optional, OptionalAPIKey)
+    assert_type(auth.owner(load), Callable[..., Awaitable[User]])
+    assert_type(auth.owner(load_in_a_thread), Callable[..., Awaitable[User]])
+    assert_type(keys_router(auth), APIRouter)
+    app = FastAPI(lifespan=keys.lifespan)
+    app.include_router(keys_router(auth), prefix="/api-keys")
+    app.add_middleware(APIKeyMiddleware, keys=keys, exclude=["/health"])
+    assert_type(verified_key({}, keys), APIKey | None)
+
+    @app.get("/items")
+    async def items(key: Annotated[APIKey, Security(auth, scopes=["items:read"])]) -> str:
+        return key.id
+
+
+def errors(error: RefusedError, lacking: InsufficientScopeError, down: UnavailableError) -> None:
+    """What goes wrong."""
+    assert_type(error.error, AuthenticationError | UnavailableError)
+    assert_type((lacking.status, lacking.code), tuple[int, str])
+    assert_type((lacking.required, lacking.granted), tuple[frozenset[str], frozenset[str]])
+    assert_type(down.retry_after, int)
