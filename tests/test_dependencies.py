@@ -9,7 +9,9 @@ import pytest
 from fastapi import Depends, FastAPI, Security
 
 from keylatch import APIKey
-from keylatch.fastapi import APIKeyAuth
+from keylatch.asgi import APIKeyMiddleware
+from keylatch.errors import UnavailableError
+from keylatch.fastapi import APIKeyAuth, RefusedError, problem_handler
 
 pytestmark = pytest.mark.anyio
 
@@ -232,3 +234,49 @@ async def test_the_refusals_of_a_protected_route_are_documented(keys, ask):
     written = document["components"]["schemas"][schema.rpartition("/")[2]]
     answer = json.loads((await ask(app)).body)
     assert set(answer) == set(written["properties"]) == set(written["required"])
+
+
+async def test_an_application_answers_with_problems_if_it_says_so(keys, ask):
+    """As RFC 9457 has them, with the headers of ever, from dependencies, routes and middleware."""
+    auth = APIKeyAuth(keys)
+    app = FastAPI(lifespan=keys.lifespan)
+    app.add_exception_handler(RefusedError, problem_handler)
+    app.add_exception_handler(UnavailableError, problem_handler)
+    guarded = APIKeyMiddleware(FastAPI(), keys, scopes=["a"], problem_json=True)
+
+    @app.get("/")
+    async def route(key: Annotated[APIKey, Security(auth, scopes=["a"])]) -> None: ...
+
+    @app.get("/fault")
+    async def fault() -> None:
+        raise UnavailableError("the database failed", retry_after=7)
+
+    new = await keys.create(name="ci")
+    for target in (app, guarded):
+        for headers, status, title, code in (
+            ([], 401, "Unauthorized", "missing_key"),
+            (bearer("junk"), 401, "Unauthorized", "invalid_key"),
+            (bearer(new.token), 403, "Forbidden", "insufficient_scope"),
+            (
+                [*bearer(new.token), (b"x-api-key", b"x")],
+                400,
+                "Bad Request",
+                "ambiguous_credentials",
+            ),
+        ):
+            answer = await ask(target, headers)
+            problem = json.loads(answer.body)
+            assert answer.header("content-type") == "application/problem+json"
+            assert answer.header("www-authenticate").startswith("Bearer realm")
+            assert problem.pop("detail")
+            expected = {"type": "about:blank", "title": title, "status": status, "code": code}
+            assert (answer.status, problem) == (status, expected)
+    answer = await ask(app, path="/fault")
+    assert (answer.status, answer.header("retry-after")) == (503, "7")
+    assert "database" not in answer.body.decode()
+    async with app.router.lifespan_context(app):
+        document = json.loads((await ask(app, path="/openapi.json")).body)
+    written = document["paths"]["/"]["get"]["responses"]["401"]["content"]
+    assert set(written) == {"application/problem+json"}
+    fields = document["components"]["schemas"]["APIKeyRefusal"]["properties"]
+    assert set(fields) == {"type", "title", "status", "detail", "code"}

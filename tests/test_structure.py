@@ -122,7 +122,7 @@ PYTHON_ARROWS = {
     "asgi": {"bounds", "challenges", "errors", "gate", "keys", "paths", "records"},
     "router_models": {"bounds", "records"},
     "router": {"delegation", "errors", "keys", "management", "records", "router_models"},
-    "openapi": set(),
+    "openapi": {"challenges"},
     "testing": {"keylatch", "memory"},
     "fastapi": {
         "bounds",
@@ -133,8 +133,10 @@ PYTHON_ARROWS = {
         "openapi",
         "owners",
         "records",
+        "refusals",
         "router",
     },
+    "refusals": {"challenges", "errors"},
     "owners": {"records"},
     "article": {"engines", "errors"},
     "article_import": {
@@ -255,6 +257,7 @@ THIRD_PARTIES = {
     "migrations.versions": {"alembic", "sqlalchemy"},
     "fastapi": {"fastapi", "starlette"},
     "owners": {"fastapi"},
+    "refusals": {"fastapi"},
     "router": {"fastapi", "starlette"},
     "router_models": {"pydantic"},
     "prometheus": {"prometheus_client"},

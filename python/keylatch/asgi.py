@@ -52,6 +52,8 @@ class APIKeyMiddleware:
             ``/health``, or all that lies below one, such as ``/public/*``; as the application's
             routes have them, without the root path that it is mounted at. A request whose path
             has escapes, dots or empty segments needs a key all the same.
+        problem_json: Whether refusals are ``application/problem+json`` (RFC 9457), with a
+            ``code``, instead of FastAPI's ``{"detail": ...}``.
 
     Raises:
         ConfigurationError: No header may carry the token, or a name, the realm or a path to
@@ -70,8 +72,10 @@ class APIKeyMiddleware:
         headers: Sequence[str] = ("X-API-Key",),
         realm: str = "api",
         exclude: Iterable[str] = (),
+        problem_json: bool = False,
     ) -> None:
         self.app = app
+        self._media_type = challenges.PROBLEM_JSON if problem_json else challenges.JSON
         self._gate = Gate(keys, bearer=bearer, headers=headers, realm=realm)
         self._required = bounds.scopes(scopes)
         self._open = OpenPaths(exclude) or None
@@ -132,9 +136,9 @@ class APIKeyMiddleware:
             code = _TRY_AGAIN_LATER if later else _POLICY_VIOLATION
             await send({"type": "websocket.close", "code": code, "reason": ""})
             return
-        body = challenges.body(error)
+        body = challenges.body(error, self._media_type)
         headers = self._gate.challenge.headers(error)
-        headers |= {"content-length": str(len(body)), "content-type": "application/json"}
+        headers |= {"content-length": str(len(body)), "content-type": self._media_type}
         raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await send({"type": f"{way_out}.start", "status": error.status, "headers": raw})
         await send({"type": f"{way_out}.body", "body": body, "more_body": False})

@@ -5,7 +5,8 @@ Knows the errors; no framework, and no collection of keys.
 
 import json
 import re
-from typing import Final
+from http import HTTPStatus
+from typing import Any, Final
 
 from keylatch.errors import (
     AmbiguousCredentialsError,
@@ -19,6 +20,9 @@ from keylatch.errors import (
     UnavailableError,
 )
 
+# What the body of an answer is.
+JSON: Final = "application/json"
+PROBLEM_JSON: Final = "application/problem+json"
 # The characters of a quoted-string (RFC 9110, section 5.6.4) that need no escape.
 _REALM: Final = re.compile(r"[\x20!\x23-\x5b\x5d-\x7e]{1,64}")
 
@@ -70,7 +74,23 @@ def detail(error: AuthenticationError | UnavailableError) -> str:
     return error.public_text if isinstance(error, UnavailableError) else str(error)
 
 
-def body(error: AuthenticationError | UnavailableError) -> bytes:
-    """The body of the answer, to the byte as FastAPI writes it."""
-    document = {"detail": detail(error)}
+def body(error: AuthenticationError | UnavailableError, media_type: str = JSON) -> bytes:
+    """The body of the answer, to the byte as FastAPI writes it.
+
+    Args:
+        error: Why it is refused.
+        media_type: Either of those above.
+    """
+    document = {"detail": detail(error)} if media_type == JSON else problem(error)
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def problem(error: AuthenticationError | UnavailableError) -> dict[str, Any]:
+    """The same as RFC 9457 has it, with the error's code."""
+    return {
+        "type": "about:blank",
+        "title": HTTPStatus(error.status).phrase,  # what about:blank asks for, section 4.2.1
+        "status": error.status,
+        "detail": detail(error),
+        "code": error.code,
+    }

@@ -9,8 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Annotated, Any, Concatenate, Final, TypeVar, overload
 from weakref import WeakSet
 
-from fastapi import APIRouter, FastAPI, HTTPException, Request, Response, Security
-from fastapi.exception_handlers import http_exception_handler
+from fastapi import APIRouter, FastAPI, Security
 from fastapi.openapi.models import APIKey as APIKeyScheme
 from fastapi.openapi.models import HTTPBearer as BearerScheme
 from fastapi.security import SecurityScopes
@@ -29,40 +28,21 @@ from keylatch.errors import (
 from keylatch.gate import ENTRY, Gate
 from keylatch.keys import APIKeys
 from keylatch.records import APIKey
+from keylatch.refusals import RefusedError, problem_handler, unavailable_error_handler
+
+__all__ = [
+    "APIKeyAuth",
+    "OptionalAPIKey",
+    "RefusedError",
+    "keys_router",
+    "problem_handler",
+    "unavailable_error_handler",
+]
 
 T = TypeVar("T")
 
 # What the name of a component of an OpenAPI document may not hold (OpenAPI 3.1, section 4.8.7).
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]")
-
-
-class RefusedError(HTTPException):
-    """The answer to a request that may not pass, as FastAPI raises it.
-
-    An exception handler of the application for this class takes the answers over.
-
-    Attributes:
-        error: Why: an AuthenticationError or an UnavailableError.
-    """
-
-    def __init__(
-        self, error: AuthenticationError | UnavailableError, headers: dict[str, str]
-    ) -> None:
-        super().__init__(error.status, challenges.detail(error), headers)
-        self.error = error
-
-
-async def unavailable_error_handler(request: Request, error: Exception) -> Response:
-    """Answers as ``APIKeyAuth`` does where a route of the application's own meets a fault.
-
-    A route that creates or changes keys raises ``UnavailableError`` when the database fails, and
-    FastAPI makes 500 of that. With this it is 503 with ``Retry-After``::
-
-        app.add_exception_handler(UnavailableError, unavailable_error_handler)
-    """
-    if not isinstance(error, UnavailableError):
-        raise error
-    return await http_exception_handler(request, RefusedError(error, challenges.retry_after(error)))
 
 
 class APIKeyAuth(SecurityBase):
@@ -202,8 +182,14 @@ class APIKeyAuth(SecurityBase):
 
         def openapi() -> dict[str, Any]:
             written = document()
+            handler = app.exception_handlers.get(RefusedError)
             openapi_document.complete(
-                written, scheme_name=self.scheme_name, others=self._other_schemes
+                written,
+                scheme_name=self.scheme_name,
+                others=self._other_schemes,
+                media_type=(
+                    challenges.PROBLEM_JSON if handler is problem_handler else challenges.JSON
+                ),
             )
             return written
 

@@ -6,14 +6,19 @@ Knows documents; no framework, and no collection of keys.
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from keylatch.challenges import JSON
+
 # Behind the name of a scheme, where a request may as well come without a key.
 OPTIONAL: Final = "-optional"
 _SCHEMA: Final = "APIKeyRefusal"
-_REFUSAL: Final = {
-    "title": _SCHEMA,
-    "type": "object",
-    "properties": {"detail": {"title": "Detail", "type": "string"}},
-    "required": ["detail"],
+_DETAIL: Final = {"detail": {"title": "Detail", "type": "string"}}
+# RFC 9457, section 3.1, and what programs go by.
+_PROBLEM: Final = {
+    "type": {"title": "Type", "type": "string", "format": "uri-reference"},
+    "title": {"title": "Title", "type": "string"},
+    "status": {"title": "Status", "type": "integer"},
+    **_DETAIL,
+    "code": {"title": "Code", "type": "string"},
 }
 _CHALLENGE: Final = ("WWW-Authenticate", "string", "What to send (RFC 9110, section 11.6.1).")
 _LATER: Final = ("Retry-After", "integer", "Seconds until another attempt makes sense.")
@@ -26,7 +31,11 @@ _ANSWERS: Final = {
 
 
 def complete(
-    document: dict[str, Any], *, scheme_name: str, others: Mapping[str, Mapping[str, Any]]
+    document: dict[str, Any],
+    *,
+    scheme_name: str,
+    others: Mapping[str, Mapping[str, Any]],
+    media_type: str = JSON,
 ) -> None:
     """Adds the schemes of further headers, and the answers to requests that may not pass.
 
@@ -36,6 +45,7 @@ def complete(
         document: The document as FastAPI writes it.
         scheme_name: Of the scheme that FastAPI knows.
         others: Further schemes of the same routes, any of which will do, by name.
+        media_type: What the bodies of refusals are.
     """
     schemes = document.get("components", {}).get("securitySchemes", {})
     optional = scheme_name + OPTIONAL
@@ -43,12 +53,21 @@ def complete(
         return
     schemes.setdefault(scheme_name, schemes.pop(optional, None))
     schemes |= others
+    fields = _DETAIL if media_type == JSON else _PROBLEM
+    refusal = {
+        "title": _SCHEMA,
+        "type": "object",
+        "properties": fields,
+        "required": list(fields),
+    }
     for operation in _operations(document):
-        if _protect(operation, scheme_name, list(others)):
-            document["components"].setdefault("schemas", {}).setdefault(_SCHEMA, _REFUSAL)
+        if _protect(operation, scheme_name, list(others), media_type):
+            document["components"].setdefault("schemas", {}).setdefault(_SCHEMA, refusal)
 
 
-def _protect(operation: dict[str, Any], scheme_name: str, others: list[str]) -> bool:
+def _protect(
+    operation: dict[str, Any], scheme_name: str, others: list[str], media_type: str
+) -> bool:
     """Whether the operation asks for a key. Then it says so, in every way that there is."""
     either: list[dict[str, list[str]]] = operation.get("security", [])
     required = [need[scheme_name] for need in either if scheme_name in need]
@@ -64,16 +83,18 @@ def _protect(operation: dict[str, Any], scheme_name: str, others: list[str]) -> 
     answers = operation.setdefault("responses", {})
     for status, (description, header) in _ANSWERS.items():
         if status != "403" or any(required + optional):
-            answers.setdefault(status, _answer(description, *header))
+            answers.setdefault(status, _answer(description, media_type, *header))
     return True
 
 
-def _answer(description: str, header: str, kind: str, meaning: str) -> dict[str, Any]:
+def _answer(
+    description: str, media_type: str, header: str, kind: str, meaning: str
+) -> dict[str, Any]:
     return {
         "description": description,
         "headers": {header: {"description": meaning, "schema": {"type": kind}}},
         "content": {
-            "application/json": {"schema": {"$ref": f"#/components/schemas/{_SCHEMA}"}},
+            media_type: {"schema": {"$ref": f"#/components/schemas/{_SCHEMA}"}},
         },
     }
 
