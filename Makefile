@@ -53,7 +53,7 @@ stubs: $(VENV)/.dev ## Writes python/keylatch/_native.pyi anew.
 
 soak: $(VENV)/.wheel $(VENV)/.dev ## Tries random lives of keys, races, crashes and revocations in workers for long.
 	KEYLATCH_SOAK=1 $(BIN)/python -m pytest tests/test_model.py tests/test_races.py tests/test_crash.py tests/cli/test_import_crash.py tests/test_router_model.py tests/test_router_schema.py
-	KEYLATCH_SOAK=1 $(BIN)/python -m pytest --numprocesses=0 --capture=no tests/test_workers.py
+	KEYLATCH_SOAK=1 $(BIN)/python -m pytest --numprocesses=0 --capture=no tests/test_workers.py tests/test_rotating_workers.py
 
 bench: $(VENV)/.wheel $(VENV)/.dev ## Measures the native core, and protected routes beside peers from PyPI: a quarter of an hour.
 	$(BIN)/pip install --quiet --constraint constraints.txt --group bench
