@@ -146,7 +146,7 @@ async def test_a_weak_token_is_stretched_off_the_event_loop(monkeypatch):
 
 async def test_too_many_weak_tokens_at_once_are_refused(monkeypatch):
     """As too many verifications are: a later attempt makes sense, and nothing was written."""
-    monkeypatch.setattr("keylatch.loading._MOST_WAITING", 0)
+    monkeypatch.setattr("keylatch.stretching._MOST_WAITING", 0)
     async with collection() as keys:
         with pytest.raises(UnavailableError, match="argon2id"):
             await keys.import_token("hunter22", name="ci", weak=True)

@@ -15,7 +15,7 @@ import pytest
 from conftest import Clock
 from hosts import Host
 
-from keylatch import APIKeys, SecretRing, Token, management
+from keylatch import APIKeys, SecretRing, Token, making, management
 from keylatch.errors import (
     ExpiredKeyError,
     InvalidKeyError,
@@ -336,7 +336,8 @@ def collide(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         twins[:] = [Token.mint("acme", ring)] * count
 
     ring = SecretRing(SecretRing.generate())
-    monkeypatch.setattr(management, "Token", type("Colliding", (), {"mint": staticmethod(mint)}))
+    for module in (making, management):
+        monkeypatch.setattr(module, "Token", type("Colliding", (), {"mint": staticmethod(mint)}))
     return collide
 
 
