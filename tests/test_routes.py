@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, FastAPI, Security, WebSocket
 from fastapi.security import APIKeyCookie, HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from starlette.applications import Starlette
+from starlette.convertors import CONVERTOR_TYPES, PathConvertor
 from starlette.endpoints import HTTPEndpoint
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -76,6 +77,10 @@ def add_other_schemes(app: FastAPI) -> None:
 
     @app.post("/cookie", dependencies=[Depends(APIKeyCookie(name="session"))])
     async def cookie() -> str:
+        return "in"
+
+    @app.post("/falsy", dependencies=[Depends(HTTPBearer(auto_error=None))])
+    async def falsy() -> str:
         return "in"
 
     @app.post("/lenient", dependencies=[Depends(HTTPBearer(auto_error=False))])
@@ -160,6 +165,7 @@ OPEN = {
     "/optional",
     "/replaced",
     "/lenient",
+    "/falsy",
     "/static/*",
     "/opaque/*",
     "/guarded/x/http",
@@ -258,6 +264,41 @@ async def test_a_route_that_is_excluded_for_some_paths_stands_open(
         middleware=[Middleware(APIKeyMiddleware, keys=keys, exclude=[exclude])],
     )
     assert [each.open for each in survey(app)] == [is_open]
+
+
+async def test_overrides_protect_only_the_routes_of_their_application(keys, ask):
+    """A router that is mounted, or whose routes were copied, belongs to none: it stands open."""
+
+    async def nothing() -> None:
+        """Stands where an application puts what protects it."""
+
+    router = APIRouter(dependencies=[Depends(nothing)])
+    router.include_router(routed())
+    app = FastAPI(openapi_url=None)
+    app.dependency_overrides[nothing] = APIKeyAuth(keys)
+    app.include_router(router, prefix="/included")
+    app.mount("/mounted", router)
+    app.mount("/copied", Starlette(routes=[*router.routes]))
+    found = survey(app)
+    assert len(found) == 6
+    for each in found:
+        assert each.open is not each.path.startswith("/included"), each
+        assert await lets_in(app, ask, each.path, each.methods) is each.open, each
+
+
+async def test_a_parameter_of_an_own_kind_may_hold_slashes(keys, ask, monkeypatch):
+    """What is excluded below it stands open."""
+
+    class Rest(PathConvertor):
+        """Matches whatever is left, as Starlette's own ``path`` does."""
+
+    monkeypatch.setitem(CONVERTOR_TYPES, "rest", Rest())
+    app = Starlette(
+        routes=[Route("/files/{name:rest}", plain)],
+        middleware=[Middleware(APIKeyMiddleware, keys=keys, exclude=["/files/a/b"])],
+    )
+    assert (await ask(app, [], path="/files/a/b")).status == 200
+    assert [each.open for each in survey(app)] == [True]
 
 
 async def test_an_application_that_is_mounted_in_itself_ends(keys):

@@ -14,6 +14,8 @@ from keylatch.errors import ConfigurationError
 # "..", and no ";", which some servers cut a segment off at.
 _PLAIN: Final = re.compile(r"/|(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~!$&'()+,=:@-]+)+/?")
 _BELOW: Final = "/*"
+# Starlette's kinds of parameters that hold no slash. An application may have others of its own.
+_OF_A_SEGMENT: Final = (None, ":str", ":int", ":float", ":uuid")
 
 
 class OpenPaths:
@@ -65,11 +67,11 @@ class OpenPaths:
         if not parameter and not template.endswith(_BELOW):
             return template in self._whole or template.startswith(self._below)
         below = any(start.startswith(each) or each.startswith(start) for each in self._below)
-        parts = re.split(r"\{[^{}:]*(:path)?[^{}]*\}", template.removesuffix("*"))
+        parts = re.split(r"\{[^{}:]*(:[^{}]*)?\}", template.removesuffix("*"))
         texts, kinds = parts[::2], parts[1::2]
         pattern = re.escape(texts[0])
         for kind, text in zip(kinds, texts[1:], strict=True):
-            pattern += (".*" if kind else "[^/]+") + re.escape(text)
+            pattern += ("[^/]+" if kind in _OF_A_SEGMENT else ".*") + re.escape(text)
         if template.endswith(_BELOW):
             pattern += ".*"
         return below or any(re.fullmatch(pattern, path) for path in self._whole)

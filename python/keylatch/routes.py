@@ -5,7 +5,7 @@ is open: what cannot be seen protects nothing.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from fastapi.dependencies.models import Dependant
@@ -54,7 +54,7 @@ class _Surroundings:
 
     prefix: str = ""
     guards: tuple[tuple[str, APIKeyMiddleware], ...] = ()
-    overrides: Mapping[Any, Any] | None = None
+    dependency_overrides: Mapping[Any, Any] | None = None
     within: tuple[int, ...] = ()
 
 
@@ -73,7 +73,7 @@ def _application(app: Any, around: _Surroundings) -> Iterator[RouteProtection]:
     inside = _Surroundings(
         around.prefix,
         tuple(guards),
-        getattr(app, "dependency_overrides", around.overrides),
+        _overrides(getattr(app, "dependency_overrides_provider", app)),
         (*around.within, id(app)),
     )
     if not hasattr(app, "routes"):
@@ -82,6 +82,11 @@ def _application(app: Any, around: _Surroundings) -> Iterator[RouteProtection]:
     elif id(app) not in around.within:  # mounted in itself
         for route in iter_route_contexts(app.routes):
             yield from _route(route, inside)
+
+
+def _overrides(provider: Any) -> Mapping[Any, Any]:
+    """Those of an application; none where a router or a route belongs to no application."""
+    return getattr(provider, "dependency_overrides", None) or {}
 
 
 def _own_middleware(app: Any) -> Iterator[APIKeyMiddleware]:
@@ -104,18 +109,18 @@ def _route(route: Any, around: _Surroundings) -> Iterator[RouteProtection]:
     dependant: Dependant | None = getattr(route, "dependant", None)
     if isinstance(kind, Mount | Host):
         below = path.rstrip("/") if isinstance(kind, Mount) else around.prefix
-        inside = _Surroundings(below, around.guards, around.overrides, around.within)
+        inside = _Surroundings(below, around.guards, within=around.within)
         yield from _application(route.app, inside)
         return
     guards = [(around.prefix, guard) for guard in _wrapped(getattr(route, "app", None))]
     if guards:
-        around = _Surroundings(
-            around.prefix, (*around.guards, *guards), around.overrides, around.within
-        )
+        around = replace(around, guards=(*around.guards, *guards))
     if isinstance(kind, WebSocketRoute):
         methods = [WEBSOCKET]
     else:
         methods = sorted(getattr(route, "methods", None) or [ANY])
+    # FastAPI's routes of HTTP know whose overrides count; WebSockets do not say.
+    overrides = _overrides(getattr(route, "dependency_overrides_provider", around))
     served = getattr(kind, "routes", None)
     if served is not None:  # files of a front end, behind dependencies
         paths = [f"{path}{each.path.rstrip('/')}/*" for each in served]
@@ -123,7 +128,7 @@ def _route(route: Any, around: _Surroundings) -> Iterator[RouteProtection]:
         paths = [path or "/*"]
     for each in paths:
         found = RouteProtection(path=each, methods=methods)
-        yield _guarded(_asking(found, dependant, around.overrides or {}), around)
+        yield _guarded(_asking(found, dependant, overrides), around)
 
 
 def _asking(
@@ -149,7 +154,7 @@ def _asking(
         elif isinstance(call, SecurityBase):
             schemes.append(call.scheme_name)
             # Those of FastAPI let everybody in then, and leave it to the route.
-            lenient = getattr(call, "auto_error", True) is False
+            lenient = not getattr(call, "auto_error", True)
             notes += [f"{call.scheme_name} is optional"] if lenient else []
             asks = asks or not lenient
     return RouteProtection(
