@@ -215,6 +215,8 @@ def _flaw(key: ArticleKey) -> tuple[Reason, str] | None:
         return "no_user", "there is no such user"
     if not key.has_hash:
         return "public_key", "its public_key is not MV_PUBLIC_ and a bcrypt hash"
+    if "\ufffd" in key.user:  # or two such users would be one owner
+        return "user_id", "its user cannot own a key: user_id is no text"
     try:
         bounds.text(key.user, "user_id")
     except ValueError as error:

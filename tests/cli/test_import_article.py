@@ -125,6 +125,23 @@ def test_another_run_changes_nothing(inside, app):
     assert inside.json("list", "--all") == keys
 
 
+def test_users_that_are_no_text_own_nothing(inside, app):
+    """They are named: read as text, different ones would be the same."""
+    url, odd = app
+    numbers = (9001, 9002)
+    for number, user in zip(numbers, ("x'ff41'", "x'fe41'"), strict=True):
+        article.execute(
+            url,
+            f"INSERT INTO users (id, user_id) VALUES ({number}, {user})",
+            "INSERT INTO user_api_keys (id, user_id, secret_key, public_key) "
+            f"SELECT {number}, {user}, 'MV_SECRET_{number}', public_key "
+            "FROM user_api_keys WHERE id = 1",
+        )
+    document = inside.json(*COMMAND, url, code=1)
+    assert reasons(document) == odd | dict.fromkeys(numbers, "user_id")
+    assert sums(document) == (COUNT, 0, 0)
+
+
 def test_plaintext_is_emptied_of_what_has_a_key(inside, app):
     """Duplicates included, and nothing else; after that another run knows what it had emptied."""
     url, odd = app
