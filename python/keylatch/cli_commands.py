@@ -42,6 +42,7 @@ Environment:
   KEYLATCH_SECRET    the application's server secret; never an option
   KEYLATCH_DATABASE  instead of --database
   KEYLATCH_PREFIX    instead of --prefix
+  KEYLATCH_ARTICLE   instead of URL (import article)
 
 \b
 Exit codes:

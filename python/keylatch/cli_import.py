@@ -35,9 +35,11 @@ def article(
     url: Annotated[
         str,
         typer.Argument(
+            envvar="KEYLATCH_ARTICLE",
             metavar="URL",
             show_default=False,
-            help="The article's database, such as sqlite:///app.db.",
+            help="The article's database, such as sqlite:///app.db. One with a password belongs "
+            "in the environment, since every user of the machine sees arguments.",
         ),
     ],
     database: Database = "",

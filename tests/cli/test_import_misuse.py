@@ -40,6 +40,15 @@ def test_verify_show_and_rotate_know_imported_keys(inside, url):
     assert [each["imported"] for each in document["secrets"]] == [0, COUNT - 1]
 
 
+def test_the_url_may_stand_in_the_environment(inside, url):
+    """Where other users of the machine do not see its password, as they see arguments."""
+    inside.env["KEYLATCH_ARTICLE"] = url
+    assert inside.json(*COMMAND)["imported"] == COUNT
+    inside.env["KEYLATCH_ARTICLE"] = "postgresql+psycopg://u:hunter22@127.0.0.1:1/x"
+    assert "hunter22" not in inside.fails(5, *COMMAND)
+    assert "hunter22" not in inside.run(*COMMAND, "--help").stdout
+
+
 def test_what_cannot_be_imported_says_what_to_do(inside, url, tmp_path):
     """Wrong URLs, other tables, no server secret: an exit code, and nothing is written."""
     (tmp_path / "empty.db").touch()
