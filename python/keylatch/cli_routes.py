@@ -52,8 +52,10 @@ def routes(
     """List the routes of an application, and what each asks for.
 
     Imports a FastAPI or Starlette application, and calls none of its routes. One is open where
-    somebody without any credential gets in; whether another scheme than keylatch's looks at what
-    it is given is not seen. Needs neither server secret nor database, unless the application does.
+    somebody without any credential gets in. What is not seen: whether another scheme than
+    keylatch's looks at what it is given, and whether a route class, a subclass of keylatch's or a
+    middleware of the application's own lets a request around a check. Needs neither server secret
+    nor database, unless the application does.
     """
     if find_spec("fastapi") is None:
         raise ConfigurationError('fastapi is not installed: pip install "keylatch[fastapi]"')

@@ -1,7 +1,8 @@
 """Tells which routes of an application ask for a key, and which stand open.
 
 Reads FastAPI's and Starlette's routes, mounts and middleware; calls none of them. In doubt a route
-is open: what cannot be seen protects nothing.
+is open: what cannot be seen protects nothing. Code of the application's own is taken for what it
+says it is: a route class, a subclass of ours or a middleware may let a request around a check.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
