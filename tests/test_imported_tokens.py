@@ -1,6 +1,7 @@
 """Tokens that clients hold already: imported, they open their keys in every kind of store."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from datetime import timedelta
 
 import pytest
@@ -196,6 +197,40 @@ async def test_two_that_import_one_token_at_once_make_one_key(ring):
         assert {type(each) for each in refused} == {DuplicateTokenError}
         assert {each.key_id for each in refused} == {key.id}
         assert (await keys.list()).items == [key]
+
+
+@pytest.mark.parametrize(
+    "rings", [(K1, f"{K1},{K2}"), (f"{K1},{K2}", f"{K2},{K1}"), (f"{K2},{K1}", K2)]
+)
+async def test_workers_in_the_midst_of_a_rotation_make_one_key_of_one_token(ring, rings):
+    """From one step to the next: a second key would outlive the revocation of the first."""
+    async with AsyncExitStack() as stack:
+        workers = [await stack.enter_async_context(ring(each)) for each in rings]
+        for number in range(8):
+            token = f"{OLD}{number}"
+            made = await asyncio.gather(
+                *(keys.import_token(token, name="ci") for keys in workers * 2),
+                return_exceptions=True,
+            )
+            (key,) = [each for each in made if not isinstance(each, Exception)]
+            refused = [each for each in made if isinstance(each, Exception)]
+            assert {type(each) for each in refused} == {DuplicateTokenError}
+            assert {each.key_id for each in refused} == {key.id}
+        many = [f"{OLD}many{number}" for number in range(250)]
+        made = await asyncio.gather(
+            import_all(workers[0], many),
+            import_all(workers[1], many[::-1]),
+            return_exceptions=True,
+        )
+        (refused,) = [each for each in made if isinstance(each, Exception)]
+        assert isinstance(refused, DuplicateTokenError)
+        assert len((await workers[0].list(limit=500)).items) == 8 + 250
+
+
+async def import_all(keys, tokens):
+    """Imports tokens in one go."""
+    read = [TokenToImport(keys.read_imported(each), KeyRequest(name="ci")) for each in tokens]
+    return await keys.import_many(read)
 
 
 async def test_an_import_belongs_to_the_transaction_of_its_caller(host, secret):

@@ -111,9 +111,14 @@ class TokenImport(KeyManagement):
             hashed = await self._hash_slowly(read) if weak else self._hasher.hash(read)
             try:
                 event = changes.imported(key, actor)
-                await self._store.insert([(KeyRecord(key, hashed), event)], connection=connection)
+                await self._store.insert(
+                    [(KeyRecord(key, hashed), event)],
+                    unless=self._other_names([read]),
+                    connection=connection,
+                )
             except DuplicateKeyError:  # somebody else was faster
-                raise DuplicateTokenError(key.id) from None
+                found = await self.find_imported([read], connection=connection)
+                raise DuplicateTokenError(found.get(read.key_id, key.id)) from None
             finally:
                 del hashed
         return key
@@ -205,11 +210,17 @@ class TokenImport(KeyManagement):
             return keys
         async with self._changing({key.id for key in keys}, None):
             try:
-                await self._store.insert(rows)
+                names = self._other_names([each.token for each in tokens])
+                await self._store.insert(rows, unless=names)
             except DuplicateKeyError:
                 found = await self.find_imported([each.token for each in tokens])
                 raise DuplicateTokenError(next(iter(found.values()))) from None
         return keys
+
+    def _other_names(self, tokens: Sequence[Token]) -> set[str]:
+        """Ids that others give to these tokens whose active server secret is another one."""
+        names = {each.key_id for token in tokens for each in self._engine.candidates(token)}
+        return names - {token.key_id for token in tokens}
 
     def _imported(self, each: TokenToImport, now: datetime) -> APIKey:
         return replace(self._wanted(each.request, now), id=each.token.key_id, prefix="")

@@ -35,13 +35,14 @@ class MemoryStore:
         self,
         new: Sequence[tuple[KeyRecord, KeyEvent]],
         *,
+        unless: Collection[str] = (),
         connection: Connection | None = None,
         progress: Progress | None = None,
     ) -> None:
         """Adds keys."""
         _refuse(connection)
         ids = {record.key.id for record, _ in new}
-        if len(ids) < len(new) or ids & self._records.keys():
+        if len(ids) < len(new) or not self._records.keys().isdisjoint(ids.union(unless)):
             raise DuplicateKeyError
         for record, event in new:
             self._write(record, event)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import StaticPool
 
-from keylatch import schema, statements
+from keylatch import counting, inserting, schema, statements, trail
 from keylatch.engines import Database
 from keylatch.errors import ConfigurationError, UnavailableError
 from keylatch.kids import SecretUse
@@ -117,12 +117,13 @@ class SQLAlchemyStore:
         self,
         new: Sequence[tuple[KeyRecord, KeyEvent]],
         *,
+        unless: Collection[str] = (),
         connection: Connection | None = None,
         progress: Progress | None = None,
     ) -> None:
         """Adds keys and their events in one transaction. Many have the deadline for each step."""
-        if len(new) == 1:
-            await self._database.run(partial(statements.insert, new=new[0]), connection)
+        if len(new) == 1 and not unless:
+            await self._database.run(partial(inserting.insert, new=new[0]), connection)
             return
         loop = asyncio.get_running_loop()
 
@@ -132,7 +133,7 @@ class SQLAlchemyStore:
                 if progress is not None:
                     loop.call_soon_threadsafe(progress, count)
 
-            statements.insert_many(on, new, wrote)
+            inserting.insert_many(on, new, wrote, unless)
 
         await self._database.run_steps(unit, connection)
 
@@ -200,7 +201,7 @@ class SQLAlchemyStore:
         self, *, after: int | None, missing: Sequence[range], limit: int
     ) -> list[Mark]:
         """Reads entries of the audit trail, in their order."""
-        unit = partial(statements.changes, after=after, missing=missing, limit=limit)
+        unit = partial(trail.changes, after=after, missing=missing, limit=limit)
         return await self._database.run(unit)
 
     @property
@@ -216,11 +217,11 @@ class SQLAlchemyStore:
         Raises:
             UnavailableError: The connection was lost.
         """
-        await self._database.listen(statements.CHANNEL, heard)
+        await self._database.listen(trail.CHANNEL, heard)
 
     async def record_usage(self, uses: Sequence[Use]) -> list[Use]:
         """Adds uses to the counts of keys, in one transaction."""
-        return await self._database.run(partial(statements.record_usage, uses=uses))
+        return await self._database.run(partial(counting.record_usage, uses=uses))
 
     async def rehash(self, old: str, new: str, event: KeyEvent) -> bool:
         """Replaces the stored hash of a key and writes its event in one transaction."""
@@ -231,7 +232,7 @@ class SQLAlchemyStore:
         self, now: datetime, *, besides: Collection[str] = ()
     ) -> list[SecretUse]:
         """Counts the keys that need each server secret. Reads every key."""
-        unit = partial(statements.count_secrets, now=now, besides=besides)
+        unit = partial(counting.count_secrets, now=now, besides=besides)
         return await self._database.run(unit)
 
     async def transaction(self, connection: Connection) -> Callable[[], bool]:
@@ -257,7 +258,7 @@ class SQLAlchemyStore:
         connection: Connection | None = None,
     ) -> list[KeyEvent]:
         """Reads the audit trail of a key, the oldest entry first."""
-        unit = partial(statements.events, key_id=key_id, action=action, latest=latest)
+        unit = partial(trail.events, key_id=key_id, action=action, latest=latest)
         return await self._database.run(unit, connection)
 
 

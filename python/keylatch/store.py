@@ -45,10 +45,14 @@ class Store(Protocol):
         self,
         new: Sequence[tuple[KeyRecord, KeyEvent]],
         *,
+        unless: Collection[str] = (),
         connection: Connection | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """Adds keys, all or none. ``DuplicateKeyError`` if an id is taken.
+        """Adds keys, all or none. ``DuplicateKeyError`` if an id is taken, or one of ``unless``.
+
+        Of two transactions that would take an id, or have it in ``unless``, one waits for the end
+        of the other.
 
         A transaction that it belongs to can go on after that, without any of them.
         """
