@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import anyio
 import databases
 import pytest
 import stores
@@ -231,9 +232,12 @@ def ask() -> Callable[..., Any]:
         **others: Any,
     ) -> Answer:
         messages: list[dict[str, Any]] = []
+        request = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": body, "more_body": False}
+            if not request:
+                await anyio.sleep_forever()  # as long as the client stays
+            return request.pop()
 
         async def send(message: dict[str, Any]) -> None:
             messages.append(message)

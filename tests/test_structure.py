@@ -89,6 +89,7 @@ PYTHON_ARROWS = {
     },
     "feed": {"_native", "bounds", "errors", "records", "store"},
     "usage": {"_native", "errors", "moments", "records", "store"},
+    "grace": {"errors", "records", "store"},
     "making": {
         "_native",
         "bounds",
@@ -124,6 +125,7 @@ PYTHON_ARROWS = {
         "bounds",
         "errors",
         "feed",
+        "grace",
         "importing",
         "kids",
         "loading",

@@ -97,6 +97,7 @@ async def life(keys: APIKeys, session: AsyncSession, old_session: Session) -> No
     assert_type(await keys.import_token("a token from elsewhere", name="old"), APIKey)
     assert_type(await keys.secret_status(), SecretStatus)
     assert_type(keys.health(), Health)
+    assert_type(await keys.grace_headers(new.key), dict[str, str])
     assert_type(keys.delegated_to(new.key), KeyManagement)
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] = keys.lifespan
     assert_type(lifespan(FastAPI()), AbstractAsyncContextManager[None])

@@ -1,6 +1,6 @@
 """Protects whole ASGI applications, of any framework. Knows ASGI and the collection of keys."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, Final
 
 from keylatch import bounds, challenges
@@ -36,6 +36,9 @@ class APIKeyMiddleware:
     code 1008, or 1013 if it should come back later. An ``APIKeyAuth`` or a further middleware
     within, of the same collection and the same headers, only looks at scopes; one of other
     headers or of another collection verifies for itself.
+
+    Answers to a key in its grace period say so, with ``Deprecation`` and ``Sunset``, unless the
+    application sends such headers of its own.
 
     A CORS preflight carries no key and is refused like anything else. Put ``CORSMiddleware``
     outside, which answers preflights and lets browsers read refusals: in FastAPI and Starlette,
@@ -106,6 +109,8 @@ class APIKeyMiddleware:
                         scope["headers"], sources=gate.sources, scopes=self._required
                     )
                     gate.remember(scope, key)
+                    if key.successor is not None:
+                        send = _adding(await gate.keys.grace_headers(key), send)
             except (AuthenticationError, UnavailableError) as error:
                 answer: Awaitable[None] = self._refuse(_way_out(scope), send, error)
             else:
@@ -153,6 +158,20 @@ def verified_key(scope: Mapping[str, Any], keys: APIKeys) -> APIKey | None:
         return passed_key(scope, keys)
     finally:
         del scope
+
+
+def _adding(headers: Mapping[str, str], send: Any) -> Any:
+    """Adds headers to an answer, but none that the application sends itself."""
+
+    async def adding(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            raw = list(message.get("headers", ()))
+            sent = {bytes(name).lower() for name, _ in raw}
+            more = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+            message["headers"] = raw + [each for each in more if each[0] not in sent]
+        await send(message)
+
+    return adding
 
 
 def _way_out(scope: Mapping[str, Any]) -> str | None:

@@ -15,6 +15,7 @@ from fastapi.openapi.models import HTTPBearer as BearerScheme
 from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
+from starlette.responses import Response
 
 from keylatch import bounds, challenges, owners, router
 from keylatch import openapi as openapi_document
@@ -51,6 +52,10 @@ class APIKeyAuth(SecurityBase):
     Takes the token from the request's headers only, never from its query string. Answers 401,
     403, 400 or 503 as RFC 6750 and RFC 9110 have it. Routes that manage keys answer 503 as well
     with :func:`unavailable_error_handler`.
+
+    Answers to a key in its grace period say so, with ``Deprecation`` and ``Sunset``: those that
+    FastAPI makes of what a route returns. The middleware adds them to all others as well, such as
+    a ``Response`` that a route makes itself.
 
     The OpenAPI document shows one scheme for a dependency, which is all that FastAPI has a place
     for; an application with ``lifespan=keys.lifespan`` shows one for each header as well.
@@ -114,7 +119,12 @@ class APIKeyAuth(SecurityBase):
         """The collection that the keys belong to."""
         return self._gate.keys
 
-    async def __call__(self, connection: HTTPConnection, scopes: SecurityScopes) -> APIKey:
+    async def __call__(
+        self,
+        connection: HTTPConnection,
+        scopes: SecurityScopes,
+        response: Response = None,  # type: ignore[assignment] # FastAPI has no other way to say it
+    ) -> APIKey:
         """Verifies the request's key, if no ``keylatch.asgi.APIKeyMiddleware`` has done so before.
 
         Raises:
@@ -123,15 +133,18 @@ class APIKeyAuth(SecurityBase):
         required = _required(tuple(scopes.scopes))
         gate = self._gate
         try:
+            key = None
             if ENTRY in connection.scope:
-                passed = gate.passed(connection.scope, required)
-                if passed is not None:
-                    return passed
-            return await gate.keys.authenticate(
-                connection.scope["headers"], sources=gate.sources, scopes=required
-            )
+                key = gate.passed(connection.scope, required)
+            if key is None:
+                key = await gate.keys.authenticate(
+                    connection.scope["headers"], sources=gate.sources, scopes=required
+                )
         except (AuthenticationError, UnavailableError) as error:
             raise self.refusal(error) from error
+        if key.successor is not None and response is not None:
+            response.headers.update(await gate.keys.grace_headers(key))
+        return key
 
     @property
     def optional(self) -> "OptionalAPIKey":
@@ -224,14 +237,19 @@ class OptionalAPIKey(SecurityBase):
     def __repr__(self) -> str:
         return f"{self._auth!r}.optional"
 
-    async def __call__(self, connection: HTTPConnection, scopes: SecurityScopes) -> APIKey | None:
+    async def __call__(
+        self,
+        connection: HTTPConnection,
+        scopes: SecurityScopes,
+        response: Response = None,  # type: ignore[assignment] # as above
+    ) -> APIKey | None:
         """Verifies the request's key, if it carries one.
 
         Raises:
             RefusedError: It may not pass; FastAPI answers with that.
         """
         try:
-            return await self._auth(connection, scopes)
+            return await self._auth(connection, scopes, response)
         except RefusedError as refused:
             if not isinstance(refused.error, MissingKeyError):
                 raise

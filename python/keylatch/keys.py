@@ -27,6 +27,7 @@ from keylatch.errors import (
     UnavailableError,
 )
 from keylatch.feed import Notify, Poll
+from keylatch.grace import GraceHeaders
 from keylatch.importing import TokenImport
 from keylatch.kids import SecretStatus
 from keylatch.loading import Loader
@@ -159,6 +160,7 @@ class APIKeys(TokenImport):
         """With what belongs to one event loop."""
         poll_interval, usage_interval = self._intervals
         self._feed = Poll(self._engine, self._store, interval=poll_interval)
+        self._grace = GraceHeaders(self._store)
         self._usage = UsageWriter(self._engine, self._store, interval=usage_interval)
 
     def __repr__(self) -> str:
@@ -320,6 +322,21 @@ class APIKeys(TokenImport):
         if not required <= key.scopes:
             self._unpermitted += 1
             raise InsufficientScopeError(required, key.scopes)
+
+    async def grace_headers(self, key: APIKey) -> dict[str, str]:
+        """The headers that tell a client of a rotation: ``Deprecation`` and ``Sunset``.
+
+        ``APIKeyAuth`` and ``APIKeyMiddleware`` send them by themselves, with answers to a key in
+        its grace period: the moment of its rotation (RFC 9745), and of its end (RFC 8594).
+
+        Args:
+            key: As it has verified just now.
+
+        Returns:
+            The headers, none for a key that was not rotated. Where the database does not tell at
+            once when it was, ``Deprecation`` is left out.
+        """
+        return await self._grace.of(key)
 
     async def flush(self) -> None:
         """Writes the uses that were counted so far to the database, for tests and jobs.
