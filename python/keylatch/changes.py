@@ -13,8 +13,9 @@ from keylatch import bounds
 from keylatch.errors import KeyStateError
 from keylatch.records import APIKey, Change, KeyEvent, KeyRecord, differences
 
-# For which a hash is not taken back to the server secret that it left.
-_LATELY: Final = timedelta(minutes=5)
+# For which a hash is not taken back to the server secret that it left: a worker that a deployment
+# has overlooked has the old one, and the others may be about to drop it.
+_LATELY: Final = timedelta(hours=1)
 
 
 def created(key: APIKey, actor: str | None, *, predecessor: str | None = None) -> KeyEvent:
