@@ -4,7 +4,7 @@ A view of a store, so that what is checked and what is written are one decision.
 the rules of a key's life; no framework and no database.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final, NoReturn
@@ -78,6 +78,7 @@ class DelegatedStore:
         self,
         new: Sequence[tuple[KeyRecord, KeyEvent]],
         *,
+        unless: Collection[str] = (),
         connection: Connection | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -89,7 +90,7 @@ class DelegatedStore:
         if progress is not None or len(new) != 1:
             raise ConfigurationError("a key may make no other keys by itself than one by one")
         ((record, event),) = new
-        if not record.key.prefix:
+        if not record.key.prefix or unless:
             raise ConfigurationError("a key may not import tokens by itself")
 
         def decide(calling: KeyRecord) -> Change:
