@@ -545,6 +545,13 @@ impl TokenHeaders {
 pub struct Found<'py> {
     /// The values of headers, by their slots.
     slots: [Option<Bound<'py, PyBytes>>; MAX_NAMES + 1],
+    /// Nothing, where headers are all that is looked at.
+    rest: Option<Box<Rest<'py>>>,
+}
+
+/// What was found elsewhere than in headers that are looked at whole.
+#[derive(Default)]
+struct Rest<'py> {
     /// The headers that hold cookies.
     cookies: Vec<Bound<'py, PyBytes>>,
     /// Of the query string, without escapes.
@@ -573,21 +580,28 @@ impl TokenHeaders {
                 }
             }
         }
-        if let Some(query) = query {
-            match self.sources.of_query(query) {
-                Ok(value) => found.query = value,
-                Err(refusal) => return Ok(Err(refusal)),
-            }
-        }
         let values = found.slots.iter().enumerate();
         let values = values.filter_map(|(slot, value)| Some((slot, value.as_ref()?.as_bytes())));
         let credential = Sources::credential(values);
-        if !self.sources.are_more_than_headers() {
-            return Ok(credential);
-        }
-        let cookies = found.cookies.iter().map(PyBytesMethods::as_bytes);
-        let of_query = found.query.as_ref().map(|value| value.as_slice());
-        Ok(self.sources.joined(credential, cookies, of_query))
+        Ok(if self.sources.are_more_than_headers() {
+            self.join(credential, query, found.rest.get_or_insert_default())
+        } else {
+            credential
+        })
+    }
+
+    /// The same together with cookies and the query string.
+    #[cold]
+    fn join<'a>(
+        &'a self,
+        credential: Result<Credential<'a>, Refusal>,
+        query: Option<&[u8]>,
+        rest: &'a mut Rest<'_>,
+    ) -> Result<Credential<'a>, Refusal> {
+        rest.query = self.sources.of_query(query.unwrap_or_default())?;
+        let cookies = rest.cookies.iter().map(PyBytesMethods::as_bytes);
+        let of_query = rest.query.as_ref().map(|value| value.as_slice());
+        self.sources.joined(credential, cookies, of_query)
     }
 
     /// Keeps the value of a header that may carry a token. Tells whether there was one already.
@@ -617,12 +631,13 @@ impl TokenHeaders {
         value: Borrowed<'_, 'py, PyBytes>,
         found: &mut Found<'py>,
     ) -> bool {
-        let slot = self.sources.slot(name.as_bytes());
+        let name = name.as_bytes(); // each time two calls of Python's
+        let slot = self.sources.slot(name);
         if let Some(place) = slot.and_then(|slot| found.slots.get_mut(slot)) {
             return place.replace(value.to_owned()).is_some();
         }
-        if self.sources.reads_cookies(name.as_bytes()) {
-            found.cookies.push(value.to_owned());
+        if self.sources.reads_cookies(name) {
+            found.rest.get_or_insert_default().cookies.push(value.to_owned());
         }
         false
     }
