@@ -144,7 +144,7 @@ PYTHON_ARROWS = {
     "router": {"delegation", "errors", "keys", "management", "records", "router_models"},
     "openapi": {"challenges"},
     "schemes": {"openapi"},
-    "either": {"records"},
+    "either": {"errors", "records"},
     "testing": {"keylatch", "memory"},
     "fastapi": {
         "bounds",
