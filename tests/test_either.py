@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from datetime import timedelta
 from typing import Annotated
 
 import jwt
@@ -367,6 +368,16 @@ async def test_each_of_two_decides_for_its_own_keys(keys, ask, secret):
         for collection in (keys, partners):
             token = (await collection.create(name="ci")).token
             assert (await ask(app, bearer(token))).status == 401  # of the other collection
+
+
+async def test_a_key_in_its_grace_says_so(app, keys, ask):
+    """Beside another scheme as elsewhere; a JWT has no such thing."""
+    new = await keys.create(name="ci")
+    await keys.rotate(new.key.id, grace=timedelta(hours=1))
+    answer = await ask(app, bearer(new.token))
+    assert answer.status == 200
+    assert answer.header("sunset").endswith("GMT")
+    assert (await ask(app, bearer(a_jwt()))).header("sunset") is None
 
 
 async def test_behind_a_middleware_a_key_is_verified_once(app, keys, ask):

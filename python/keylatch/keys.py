@@ -246,7 +246,15 @@ class APIKeys(TokenImport):
 
     @asynccontextmanager
     async def lifespan(self, app: object) -> AsyncIterator[None]:
-        """Opens and closes the collection with an ASGI application: ``FastAPI(lifespan=...)``."""
+        """Opens and closes the collection with an ASGI application: ``FastAPI(lifespan=...)``.
+
+        Several of them, or one beside something of the application's own::
+
+            @asynccontextmanager
+            async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+                async with partner.lifespan(app), internal.lifespan(app):
+                    yield
+        """
         for hook in self._startup_hooks:
             hook(app)
         async with self:
