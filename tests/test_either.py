@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+import traceback
 from datetime import timedelta
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import jwt
 import pytest
 import uvicorn
 import websockets
+from canaries import PACKAGE, Canaries
 from fastapi import Depends, FastAPI, Header, HTTPException, Security, WebSocket
 from fastapi.security import HTTPBearer, OAuth2PasswordBearer, SecurityScopes
 from starlette.requests import HTTPConnection
@@ -324,9 +326,9 @@ async def test_the_rest_of_the_dependencies_is_as_ever(keys, ask):
     async def load(
         said: Annotated[dict | None, Depends(claims)],
         session: Annotated[list, Depends(session)],
-        tenant: Annotated[str, Header()] = "none",
+        call: Annotated[str, Header()] = "none",
     ) -> User | None:
-        session.append(tenant)
+        session.append(call)
         return said and User(said["sub"])
 
     app = FastAPI()
@@ -338,7 +340,7 @@ async def test_the_rest_of_the_dependencies_is_as_ever(keys, ask):
     ) -> list:
         return session
 
-    answer = await ask(app, [*bearer(a_jwt()), (b"tenant", b"t1")])
+    answer = await ask(app, [*bearer(a_jwt()), (b"call", b"t1")])
     assert json.loads(answer.body) == ["t1"]
     assert len(opened) == 1
 
@@ -442,6 +444,39 @@ async def test_websockets_in_a_real_server(keys, free_port):
     finally:
         server.should_exit = True
         await serving
+
+
+def broken(token: Annotated[str | None, Depends(oauth2)]) -> User:
+    """Fails."""
+    raise RuntimeError("a bug")
+
+
+async def broken_too(token: Annotated[str | None, Depends(oauth2)]) -> User:
+    """Fails."""
+    raise RuntimeError("a bug")
+
+
+def broken_generator(token: Annotated[str | None, Depends(oauth2)]):
+    """Fails."""
+    raise RuntimeError("a bug")
+    yield
+
+
+@pytest.mark.parametrize("other", [broken, broken_too, broken_generator])
+async def test_an_error_of_the_other_shows_no_credential(keys, ask, secret, other):
+    """Not in frames of ours: it may be a key of somebody else."""
+    canaries, token = Canaries(secret), Token.mint("partner", SecretRing(secret)).reveal()
+    canaries.add(token)
+    with pytest.raises(RuntimeError) as caught:
+        await ask(application(APIKeyAuth(keys), other), bearer(token))
+    frames = [
+        frame
+        for frame, _ in traceback.walk_tb(caught.value.__traceback__)
+        if frame.f_code.co_filename.startswith(PACKAGE)
+    ]
+    assert frames
+    for frame in frames:
+        canaries.assert_absent(frame.f_code.co_qualname, repr(frame.f_locals))
 
 
 # In documents, in tests, and for the command line.

@@ -5,7 +5,7 @@ Knows FastAPI's dependencies and what a key is; nothing of how one is verified.
 
 import copy
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Annotated, Any, Final, get_args, get_origin
 
@@ -142,36 +142,37 @@ class _Beside:
     def __repr__(self) -> str:
         return f"_Beside({self.call!r})"
 
-    async def __call__(self, **values: Any) -> Any:
+    async def __call__(self, /, **values: Any) -> Any:
         """Gives what the dependency gives, or None where a key decides."""
-        call = values.pop(self._own)
-        return None if call is None else await self._give(call, values)
-
-    async def _give(self, call: Callable[..., Any], values: Mapping[str, Any]) -> Any:
-        if call is not self.call:
-            values = {}
-        if _is(inspect.iscoroutinefunction, call):
-            return await call(**values)
-        found = await run_in_threadpool(call, **values)
-        return await found if inspect.isawaitable(found) else found
+        try:
+            call = values.pop(self._own)
+            if call is None:
+                return None
+            return await (_give(call, **values) if call is self.call else _give(call))
+        finally:
+            del values  # a traceback with locals must not show what credentials stand there
 
 
 class _BesideGenerator(_Beside):
     """The same for one that has something to do after the request."""
 
-    async def __call__(self, **values: Any) -> AsyncIterator[Any]:  # type: ignore[override]
+    async def __call__(self, /, **values: Any) -> AsyncIterator[Any]:  # type: ignore[override]
         """Gives what the dependency gives, or None where a key decides."""
-        call = values.pop(self._own)
-        if call is not self.call:
-            yield None if call is None else await self._give(call, values)
-            return
-        entered: AbstractAsyncContextManager[Any]
-        if _is(inspect.isasyncgenfunction, call):
-            entered = asynccontextmanager(call)(**values)
-        else:
-            entered = contextmanager_in_threadpool(contextmanager(call)(**values))
-        async with entered as found:
-            yield found
+        try:
+            call = values.pop(self._own)
+            if call is not self.call:
+                yield None if call is None else await _give(call)
+                return
+            entered: AbstractAsyncContextManager[Any]
+            if _is(inspect.isasyncgenfunction, call):
+                entered = asynccontextmanager(call)(**values)
+            else:
+                entered = contextmanager_in_threadpool(contextmanager(call)(**values))
+            values.clear()
+            async with entered as found:
+                yield found
+        finally:
+            del values
 
 
 class _BesideScheme(_Beside, SecurityBase):
@@ -221,6 +222,16 @@ def _depends(parameter: inspect.Parameter) -> tuple[Any, Any]:
         kind, *others = get_args(kind)
         marks += others
     return next((each for each in marks if isinstance(each, params.Depends)), None), kind
+
+
+async def _give(call: Callable[..., Any], /, **values: Any) -> Any:
+    try:
+        if _is(inspect.iscoroutinefunction, call):
+            return await call(**values)
+        found = await run_in_threadpool(call, **values)
+        return await found if inspect.isawaitable(found) else found
+    finally:
+        del values
 
 
 def _generates(call: Any) -> bool:
