@@ -158,6 +158,19 @@ impl<K> Engine<K> {
         }
     }
 
+    /// Whether a credential names a prefix of ours: a token by its own, and what is none, such as a
+    /// damaged token, by how it begins.
+    pub fn names_ours(&self, credential: &[u8]) -> bool {
+        let token = core::str::from_utf8(credential).ok().map(Token::read);
+        if let Some(Ok(token)) = token {
+            return self.knows_prefix(token.prefix());
+        }
+        self.settings.prefixes.iter().any(|prefix| {
+            let rest = credential.strip_prefix(prefix.as_bytes());
+            rest.is_some_and(|rest| rest.starts_with(b"_"))
+        })
+    }
+
     /// A foreign token as each server secret names it: as it was read, under the active one, first.
     pub fn candidates<'a>(
         &self,

@@ -2,12 +2,14 @@
 
 mod cache;
 mod clock;
+mod cookies;
 mod engine;
 mod hash;
 mod headers;
 mod ledger;
 mod python;
 mod python_engine;
+mod query;
 mod secrets;
 mod sync;
 #[cfg(test)]

@@ -10,9 +10,10 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyInt, PyList, PyString, PyTuple};
 use rand::rngs::SysRng;
+use zeroize::Zeroizing;
 
 use crate::hash::{self, Cost, HashError, Scheme};
-use crate::headers::{Credential, MAX_CREDENTIAL_LEN, MAX_NAMES, Refusal, Sources};
+use crate::headers::{Credential, MAX_CREDENTIAL_LEN, MAX_NAMES, Refusal, Sources, SourcesError};
 use crate::secrets::{self, Kid, RandomError, SecretError};
 use crate::token::{self, Prefix, TokenError};
 
@@ -57,6 +58,23 @@ impl From<HashError> for PyErr {
     }
 }
 
+impl From<SourcesError> for PyErr {
+    fn from(error: SourcesError) -> Self {
+        ConfigurationError::new_err(match error {
+            SourcesError::Headers => format!(
+                "name at most {MAX_NAMES} different headers that may carry a token; Authorization \
+                 is asked for with bearer=True, and Cookie with the name of a cookie"
+            ),
+            SourcesError::Name => "the name of a cookie is up to 64 characters as a header's are, \
+                 and that of a query parameter up to 64 of A-Z, a-z, 0-9, - . _ and ~"
+                .to_owned(),
+            SourcesError::Nothing => "name at least one header, cookie or query parameter that \
+                 may carry a token"
+                .to_owned(),
+        })
+    }
+}
+
 impl From<Refusal> for PyErr {
     fn from(refusal: Refusal) -> Self {
         match refusal {
@@ -82,6 +100,11 @@ fn name<'a>(text: &'a Bound<'_, PyAny>) -> PyResult<&'a str> {
     utf8(text.cast()?).ok_or_else(|| {
         ConfigurationError::new_err("a name holds half a character: pass Unicode text")
     })
+}
+
+/// The same, where there may be none.
+fn optional_name(text: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
+    if text.is_none() { Ok(None) } else { name(text).map(|name| Some(name.to_owned())) }
 }
 
 fn names(list: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
@@ -463,14 +486,16 @@ impl<'a, 'py> TokenText<'a, 'py> {
     }
 }
 
-/// Which headers of a request carry the token, and how it is taken from them.
+/// What of a request carries the token, and how it is taken from there.
 ///
 /// Args:
-///     bearer: Whether ``Authorization: Bearer`` is one of them.
+///     bearer: Whether ``Authorization: Bearer`` may.
 ///     names: Other header names, at most 8; their whole value is the token.
+///     cookie: The name of a cookie, out of all ``Cookie`` headers.
+///     query: The name of a parameter of the query string.
 ///
 /// Raises:
-///     ConfigurationError: No header at all, too many, one twice, or one that is no header name.
+///     ConfigurationError: Nothing at all, too many headers, one twice, or a name that is none.
 #[pyclass(frozen, module = "keylatch")]
 pub struct TokenHeaders {
     sources: Sources,
@@ -479,45 +504,66 @@ pub struct TokenHeaders {
 #[pymethods]
 impl TokenHeaders {
     #[new]
-    #[pyo3(signature = (*, bearer = true, names: "list[str]" = vec!["X-API-Key".to_owned()]))]
-    fn new(bearer: bool, #[pyo3(from_py_with = names)] names: Vec<String>) -> PyResult<Self> {
-        let sources = Sources::new(bearer, &names).ok_or_else(|| {
-            ConfigurationError::new_err(format!(
-                "name at least one and at most {MAX_NAMES} different headers that may carry a \
-                 token; Authorization is asked for with bearer=True"
-            ))
-        })?;
-        Ok(Self { sources })
+    #[pyo3(signature = (
+        *,
+        bearer = true,
+        names: "list[str]" = vec!["X-API-Key".to_owned()],
+        cookie: "str | None" = None,
+        query: "str | None" = None
+    ))]
+    fn new(
+        bearer: bool,
+        #[pyo3(from_py_with = names)] names: Vec<String>,
+        #[pyo3(from_py_with = optional_name)] cookie: Option<String>,
+        #[pyo3(from_py_with = optional_name)] query: Option<String>,
+    ) -> PyResult<Self> {
+        Ok(Self { sources: Sources::new(bearer, &names, cookie, query)? })
     }
 
     /// Takes the one token out of a request.
     ///
     /// Args:
     ///     headers: Raw ASGI headers, ``scope["headers"]``: pairs of bytes.
+    ///     query: The raw query string, ``scope["query_string"]``.
     ///
     /// Raises:
-    ///     MissingKeyError: No header carries a token.
-    ///     InvalidKeyError: One does, and it is not in the format.
-    ///     AmbiguousCredentialsError: A header stands twice, or two of them differ.
-    ///     TypeError: The headers are not pairs of bytes.
-    #[pyo3(signature = (headers: "list[tuple[bytes, bytes]]"))]
-    fn extract(&self, headers: &Bound<'_, PyAny>) -> PyResult<Token> {
+    ///     MissingKeyError: Nothing carries a token.
+    ///     InvalidKeyError: Something does, and it is not in the format.
+    ///     AmbiguousCredentialsError: A header stands twice, or two sources differ.
+    ///     TypeError: The headers are not pairs of bytes, or the query string is no bytes.
+    #[pyo3(signature = (headers: "list[tuple[bytes, bytes]]", query = None))]
+    fn extract(&self, headers: &Bound<'_, PyAny>, query: Option<&[u8]>) -> PyResult<Token> {
         let mut found = Found::default();
-        let text = self.find(headers, &mut found)?.and_then(Credential::text)?;
+        let text = self.find(headers, query, &mut found)?.and_then(Credential::text)?;
         let token = token::Token::parse(text).map_err(|_| Refusal::Invalid)?;
         Ok(Token { inner: token })
     }
 }
 
-/// The values of the headers that may carry a token, by their slots.
+/// What may carry a token, where it was found.
 #[derive(Default)]
-pub struct Found<'py>([Option<Bound<'py, PyBytes>>; MAX_NAMES + 1]);
+pub struct Found<'py> {
+    /// The values of headers, by their slots.
+    slots: [Option<Bound<'py, PyBytes>>; MAX_NAMES + 1],
+    /// Nothing, where headers are all that is looked at.
+    rest: Option<Box<Rest<'py>>>,
+}
+
+/// What was found elsewhere than in headers that are looked at whole.
+#[derive(Default)]
+struct Rest<'py> {
+    /// The headers that hold cookies.
+    cookies: Vec<Bound<'py, PyBytes>>,
+    /// Of the query string, without escapes.
+    query: Option<Zeroizing<Vec<u8>>>,
+}
 
 impl TokenHeaders {
     /// Finds the one credential of a request, and leaves it where it is.
     pub fn find<'a, 'py>(
-        &self,
+        &'a self,
         headers: &Bound<'py, PyAny>,
+        query: Option<&[u8]>,
         found: &'a mut Found<'py>,
     ) -> PyResult<Result<Credential<'a>, Refusal>> {
         // As servers have them: looked at where they are.
@@ -534,9 +580,28 @@ impl TokenHeaders {
                 }
             }
         }
-        let values = found.0.iter().enumerate();
+        let values = found.slots.iter().enumerate();
         let values = values.filter_map(|(slot, value)| Some((slot, value.as_ref()?.as_bytes())));
-        Ok(Sources::credential(values))
+        let credential = Sources::credential(values);
+        Ok(if self.sources.are_more_than_headers() {
+            self.join(credential, query, found.rest.get_or_insert_default())
+        } else {
+            credential
+        })
+    }
+
+    /// The same together with cookies and the query string.
+    #[cold]
+    fn join<'a>(
+        &'a self,
+        credential: Result<Credential<'a>, Refusal>,
+        query: Option<&[u8]>,
+        rest: &'a mut Rest<'_>,
+    ) -> Result<Credential<'a>, Refusal> {
+        rest.query = self.sources.of_query(query.unwrap_or_default())?;
+        let cookies = rest.cookies.iter().map(PyBytesMethods::as_bytes);
+        let of_query = rest.query.as_ref().map(|value| value.as_slice());
+        self.sources.joined(credential, cookies, of_query)
     }
 
     /// Keeps the value of a header that may carry a token. Tells whether there was one already.
@@ -566,9 +631,15 @@ impl TokenHeaders {
         value: Borrowed<'_, 'py, PyBytes>,
         found: &mut Found<'py>,
     ) -> bool {
-        let slot = self.sources.slot(name.as_bytes());
-        let place = slot.and_then(|slot| found.0.get_mut(slot));
-        place.is_some_and(|place| place.replace(value.to_owned()).is_some())
+        let name = name.as_bytes(); // each time two calls of Python's
+        let slot = self.sources.slot(name);
+        if let Some(place) = slot.and_then(|slot| found.slots.get_mut(slot)) {
+            return place.replace(value.to_owned()).is_some();
+        }
+        if self.sources.reads_cookies(name) {
+            found.rest.get_or_insert_default().cookies.push(value.to_owned());
+        }
+        false
     }
 }
 

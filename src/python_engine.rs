@@ -126,22 +126,24 @@ impl Engine {
     /// Takes the token out of a request and tells what it opens.
     ///
     /// Args:
-    ///     sources: The headers that may carry it.
+    ///     sources: What may carry it.
     ///     headers: Raw ASGI headers, ``scope["headers"]``: pairs of bytes.
     ///     required: The scopes that are needed, all of them; None for no scopes.
     ///     now: The time.
+    ///     query: The raw query string, ``scope["query_string"]``, if the token may stand there.
     ///
     /// Returns:
     ///     The APIKey, whose use is counted; or the Token, if the database has to be asked.
     ///
     /// Raises:
     ///     AuthenticationError: The request may not pass.
-    ///     TypeError: The headers are not pairs of bytes.
+    ///     TypeError: The headers are not pairs of bytes, or the query string is no bytes.
     #[pyo3(signature = (
         sources,
         headers: "list[tuple[bytes, bytes]]",
         required: "frozenset[str] | None" = None,
-        now = None
+        now = None,
+        query = None
     ))]
     fn check(
         &self,
@@ -150,10 +152,11 @@ impl Engine {
         headers: &Bound<'_, PyAny>,
         required: Option<&Bound<'_, PyFrozenSet>>,
         now: Option<i64>,
+        query: Option<&[u8]>,
     ) -> PyResult<Py<PyAny>> {
         let mut found = Found::default();
         let credential =
-            sources.find(headers, &mut found)?.map_err(|refusal| self.refuse(refusal))?;
+            sources.find(headers, query, &mut found)?.map_err(|refusal| self.refuse(refusal))?;
         let (ring, at) = (&self.ring.get().inner, self.moment(now));
         let mut granted = None;
         let permits = |key: &Key| permits(py, key, required, &mut granted);
@@ -180,6 +183,36 @@ impl Engine {
         now: Option<i64>,
     ) -> PyResult<Py<PyAny>> {
         self.look(py, token.inner.borrow(), required, self.moment(now))
+    }
+
+    /// Tells whether a request carries what only a key of this collection can be meant with.
+    ///
+    /// Args:
+    ///     sources: What may carry it.
+    ///     headers: As ``check`` takes them.
+    ///     query: As ``check`` takes it.
+    ///
+    /// Returns:
+    ///     None if it carries nothing; False if nothing but ``Authorization: Bearer`` carries
+    ///     something that names no prefix of this collection, and may belong to another scheme.
+    ///
+    /// Raises:
+    ///     TypeError: The headers are not pairs of bytes, or the query string is no bytes.
+    #[pyo3(signature = (sources, headers: "list[tuple[bytes, bytes]]", query = None))]
+    fn claims(
+        &self,
+        sources: &TokenHeaders,
+        headers: &Bound<'_, PyAny>,
+        query: Option<&[u8]>,
+    ) -> PyResult<Option<bool>> {
+        let mut found = Found::default();
+        Ok(match sources.find(headers, query, &mut found)? {
+            Err(Refusal::Missing) => None,
+            Err(Refusal::Invalid | Refusal::Ambiguous) => Some(true),
+            Ok(credential) => {
+                Some(!credential.is_bearer_only() || self.inner.names_ours(credential.bytes()))
+            }
+        })
     }
 
     /// Reads a token as ``check`` does: of other formats, too, if these may be keys.

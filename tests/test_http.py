@@ -50,7 +50,7 @@ TABLE = {
     "ambiguous_credentials": (
         400,
         'Bearer realm="api", error="invalid_request"',
-        "More than one API key: send exactly one, in one header",
+        "More than one API key: send exactly one, once",
     ),
 }
 

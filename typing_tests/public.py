@@ -1,6 +1,6 @@
 """What a type checker makes of the public signatures. It is checked, and never run."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, assert_type
@@ -25,7 +25,13 @@ from keylatch import (
 )
 from keylatch.asgi import APIKeyMiddleware, verified_key
 from keylatch.errors import AuthenticationError, InsufficientScopeError, UnavailableError
-from keylatch.fastapi import APIKeyAuth, OptionalAPIKey, RefusedError, keys_router
+from keylatch.fastapi import (
+    APIKeyAuth,
+    CarriedAPIKey,
+    OptionalAPIKey,
+    RefusedError,
+    keys_router,
+)
 from keylatch.kids import SecretStatus
 from keylatch.management import KeyManagement
 from keylatch.memory import MemoryStore
@@ -125,9 +131,55 @@ def load_in_a_thread(owner: str, session: Session) -> User | None:
     return session.get(User, owner)
 
 
+async def user_of_a_jwt(token: str | None) -> User | None:
+    """Finds one."""
+    return User() if token else None
+
+
+def user_in_a_thread(token: str | None) -> User:
+    """Finds one."""
+    return User()
+
+
+async def generated(token: str | None) -> AsyncIterator[User | None]:
+    """Finds one, and closes something."""
+    yield await user_of_a_jwt(token)
+
+
+def generated_in_a_thread(token: str | None) -> Iterator[User]:
+    """Finds one, and closes something."""
+    yield User()
+
+
+class Users:
+    """Finds one."""
+
+    async def __call__(self, token: str | None) -> User | None:
+        """Finds one."""
+        return await user_of_a_jwt(token)
+
+
+def key_or_user(auth: APIKeyAuth) -> None:
+    """What routes ask for that take a JWT as well."""
+    caller = auth.either(user_of_a_jwt)
+    assert_type(caller, Callable[..., Awaitable[APIKey | User]])
+    assert_type(auth.either(user_in_a_thread), Callable[..., Awaitable[APIKey | User]])
+    assert_type(auth.either(generated), Callable[..., Awaitable[APIKey | User]])
+    assert_type(auth.either(generated_in_a_thread), Callable[..., Awaitable[APIKey | User]])
+    assert_type(auth.either(Users()), Callable[..., Awaitable[APIKey | User]])
+    assert_type(auth.either(User), Callable[..., Awaitable[APIKey | User]])
+    assert_type(auth.carried, CarriedAPIKey)
+
+    async def route(who: Annotated[APIKey | User, Security(caller, scopes=["a"])]) -> None:
+        assert_type(who, APIKey | User)
+
+
 def fastapi(keys: APIKeys) -> None:
     """What routes ask for."""
     auth = APIKeyAuth(keys, bearer=True, headers=["X-API-Key"], realm="api")
+    APIKeyAuth(keys, bearer=False, headers=[], cookie="__Host-key", query="key")
+    assert_type(auth.over(keys), APIKeyAuth)
+    assert_type((auth.headers_of("t"), auth.query_of("t")), tuple[dict[str, str], dict[str, str]])
     assert_type(auth.keys, APIKeys)
     assert_type(auth.optional, OptionalAPIKey)
     assert_type(auth.owner(load), Callable[..., Awaitable[User]])
@@ -135,7 +187,7 @@ def fastapi(keys: APIKeys) -> None:
     assert_type(keys_router(auth), APIRouter)
     app = FastAPI(lifespan=keys.lifespan)
     app.include_router(keys_router(auth), prefix="/api-keys")
-    app.add_middleware(APIKeyMiddleware, keys=keys, exclude=["/health"])
+    app.add_middleware(APIKeyMiddleware, keys=keys, exclude=["/health"], cookie="key", query="key")
     assert_type(verified_key({}, keys), APIKey | None)
 
     @app.get("/items")

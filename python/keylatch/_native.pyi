@@ -43,26 +43,43 @@ class Engine:
         The names that a token of another format may have, a token for each server secret, the
         active one first.
         """
-    def check(self, /, sources: TokenHeaders, headers: "list[tuple[bytes, bytes]]", required: "frozenset[str] | None" = None, now: SupportsIndex | None = None) -> Any:
+    def check(self, /, sources: TokenHeaders, headers: "list[tuple[bytes, bytes]]", required: "frozenset[str] | None" = None, now: SupportsIndex | None = None, query: bytes | None = None) -> Any:
         """
         Takes the token out of a request and tells what it opens.
 
         Args:
-            sources: The headers that may carry it.
+            sources: What may carry it.
             headers: Raw ASGI headers, ``scope["headers"]``: pairs of bytes.
             required: The scopes that are needed, all of them; None for no scopes.
             now: The time.
+            query: The raw query string, ``scope["query_string"]``, if the token may stand there.
 
         Returns:
             The APIKey, whose use is counted; or the Token, if the database has to be asked.
 
         Raises:
             AuthenticationError: The request may not pass.
-            TypeError: The headers are not pairs of bytes.
+            TypeError: The headers are not pairs of bytes, or the query string is no bytes.
         """
     def check_token(self, /, token: Token, required: "frozenset[str] | None" = None, now: SupportsIndex | None = None) -> Any:
         """
         The same for a token at hand.
+        """
+    def claims(self, /, sources: TokenHeaders, headers: "list[tuple[bytes, bytes]]", query: bytes | None = None) -> bool | None:
+        """
+        Tells whether a request carries what only a key of this collection can be meant with.
+
+        Args:
+            sources: What may carry it.
+            headers: As ``check`` takes them.
+            query: As ``check`` takes it.
+
+        Returns:
+            None if it carries nothing; False if nothing but ``Authorization: Bearer`` carries
+            something that names no prefix of this collection, and may belong to another scheme.
+
+        Raises:
+            TypeError: The headers are not pairs of bytes, or the query string is no bytes.
         """
     def close_usage(self, /) -> None:
         """
@@ -345,28 +362,31 @@ class Token:
 @final
 class TokenHeaders:
     """
-    Which headers of a request carry the token, and how it is taken from them.
+    What of a request carries the token, and how it is taken from there.
 
     Args:
-        bearer: Whether ``Authorization: Bearer`` is one of them.
+        bearer: Whether ``Authorization: Bearer`` may.
         names: Other header names, at most 8; their whole value is the token.
+        cookie: The name of a cookie, out of all ``Cookie`` headers.
+        query: The name of a parameter of the query string.
 
     Raises:
-        ConfigurationError: No header at all, too many, one twice, or one that is no header name.
+        ConfigurationError: Nothing at all, too many headers, one twice, or a name that is none.
     """
-    def __new__(cls, /, *, bearer: bool = True, names: "list[str]" = ...) -> TokenHeaders: ...
-    def extract(self, /, headers: "list[tuple[bytes, bytes]]") -> Token:
+    def __new__(cls, /, *, bearer: bool = True, names: "list[str]" = ..., cookie: "str | None" = None, query: "str | None" = None) -> TokenHeaders: ...
+    def extract(self, /, headers: "list[tuple[bytes, bytes]]", query: bytes | None = None) -> Token:
         """
         Takes the one token out of a request.
 
         Args:
             headers: Raw ASGI headers, ``scope["headers"]``: pairs of bytes.
+            query: The raw query string, ``scope["query_string"]``.
 
         Raises:
-            MissingKeyError: No header carries a token.
-            InvalidKeyError: One does, and it is not in the format.
-            AmbiguousCredentialsError: A header stands twice, or two of them differ.
-            TypeError: The headers are not pairs of bytes.
+            MissingKeyError: Nothing carries a token.
+            InvalidKeyError: Something does, and it is not in the format.
+            AmbiguousCredentialsError: A header stands twice, or two sources differ.
+            TypeError: The headers are not pairs of bytes, or the query string is no bytes.
         """
 
 def mint(prefix: str, ring: SecretRing) -> str:

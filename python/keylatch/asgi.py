@@ -34,8 +34,8 @@ class APIKeyMiddleware:
     Refusals are those of ``keylatch.fastapi.APIKeyAuth``, to the byte. A WebSocket is refused
     before it is accepted: with the same answer if the server can send it, else it is closed with
     code 1008, or 1013 if it should come back later. An ``APIKeyAuth`` or a further middleware
-    within, of the same collection and the same headers, only looks at scopes; one of other
-    headers or of another collection verifies for itself.
+    within, of the same collection and the same sources, only looks at scopes; one of other
+    sources or of another collection verifies for itself.
 
     Answers to a key in its grace period say so, with ``Deprecation`` and ``Sunset``, unless the
     application sends such headers of its own.
@@ -50,6 +50,8 @@ class APIKeyMiddleware:
         scopes: The scopes that are needed everywhere, all of them.
         bearer: Whether ``Authorization: Bearer`` may carry the token.
         headers: Other headers that may; their whole value is the token.
+        cookie: The name of a cookie that may; see ``APIKeyAuth`` for what else is to be done then.
+        query: The name of a query parameter that may; see ``APIKeyAuth`` for why it seldom should.
         realm: What the keys are for, told to clients in ``WWW-Authenticate``.
         exclude: Paths that stay open, for every method and for WebSockets: whole ones such as
             ``/health``, or all that lies below one, such as ``/public/*``; as the application's
@@ -59,7 +61,7 @@ class APIKeyMiddleware:
             ``code``, instead of FastAPI's ``{"detail": ...}``.
 
     Raises:
-        ConfigurationError: No header may carry the token, or a name, the realm or a path to
+        ConfigurationError: Nothing may carry the token, or a name, the realm or a path to
             exclude is outside its format.
         ValueError: A scope is malformed.
         TypeError: The scopes are not a list of names.
@@ -73,13 +75,17 @@ class APIKeyMiddleware:
         scopes: Iterable[str] = (),
         bearer: bool = True,
         headers: Sequence[str] = ("X-API-Key",),
+        cookie: str | None = None,
+        query: str | None = None,
         realm: str = "api",
         exclude: Iterable[str] = (),
         problem_json: bool = False,
     ) -> None:
         self.app = app
         self._media_type = challenges.PROBLEM_JSON if problem_json else challenges.JSON
-        self._gate = Gate(keys, bearer=bearer, headers=headers, realm=realm)
+        self._gate = Gate(
+            keys, bearer=bearer, headers=headers, cookie=cookie, query=query, realm=realm
+        )
         self._required = bounds.scopes(scopes)
         self._open = OpenPaths(exclude) or None
 
@@ -106,7 +112,10 @@ class APIKeyMiddleware:
             try:
                 if self._needs_key(scope) and gate.passed(scope, self._required) is None:
                     key = await gate.keys.authenticate(
-                        scope["headers"], sources=gate.sources, scopes=self._required
+                        scope["headers"],
+                        sources=gate.sources,
+                        scopes=self._required,
+                        query=None if gate.query is None else scope.get("query_string"),
                     )
                     gate.remember(scope, key)
                     if key.successor is not None:

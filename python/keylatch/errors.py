@@ -70,7 +70,7 @@ class AmbiguousCredentialsError(AuthenticationError):
     code = "ambiguous_credentials"
 
     def __init__(self) -> None:
-        super().__init__("More than one API key: send exactly one, in one header")
+        super().__init__("More than one API key: send exactly one, once")
 
 
 class InsufficientScopeError(AuthenticationError):

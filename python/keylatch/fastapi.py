@@ -4,20 +4,17 @@ Knows FastAPI and the collection of keys. (No postponed annotations here: FastAP
 """
 
 import functools
-import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Annotated, Any, Concatenate, Final, TypeVar, overload
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import Annotated, Any, Concatenate, TypeVar, overload
 from weakref import WeakSet
 
 from fastapi import APIRouter, FastAPI, Security
-from fastapi.openapi.models import APIKey as APIKeyScheme
-from fastapi.openapi.models import HTTPBearer as BearerScheme
 from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
-from keylatch import bounds, challenges, owners, router
+from keylatch import bounds, challenges, either, owners, router, schemes
 from keylatch import openapi as openapi_document
 from keylatch.errors import (
     AuthenticationError,
@@ -42,33 +39,40 @@ __all__ = [
 
 T = TypeVar("T")
 
-# What the name of a component of an OpenAPI document may not hold (OpenAPI 3.1, section 4.8.7).
-_NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]")
-
 
 class APIKeyAuth(SecurityBase):
     """A dependency: ``Annotated[APIKey, Security(auth, scopes=["items:read"])]``.
 
-    Takes the token from the request's headers only, never from its query string. Answers 401,
-    403, 400 or 503 as RFC 6750 and RFC 9110 have it. Routes that manage keys answer 503 as well
-    with :func:`unavailable_error_handler`.
+    Takes the token from the places that are named here, and from no other. Answers 401, 403, 400
+    or 503 as RFC 6750 and RFC 9110 have it. Routes that manage keys answer 503 as well with
+    :func:`unavailable_error_handler`.
 
     Answers to a key in its grace period say so, with ``Deprecation`` and ``Sunset``: those that
     FastAPI makes of what a route returns. The middleware adds them to all others as well, such as
     a ``Response`` that a route makes itself.
 
     The OpenAPI document shows one scheme for a dependency, which is all that FastAPI has a place
-    for; an application with ``lifespan=keys.lifespan`` shows one for each header as well.
+    for; an application with ``lifespan=keys.lifespan`` shows one for each source as well, and
+    does not start if two different dependencies of its routes have one ``scheme_name``.
 
     Args:
         keys: The collection that the keys belong to.
         bearer: Whether ``Authorization: Bearer`` may carry the token.
         headers: Other headers that may; their whole value is the token.
+        cookie: The name of a cookie that may. WARNING: a browser sends it with requests that other
+            sites make, too (CSRF), and when they open a WebSocket. Set it with ``HttpOnly``,
+            ``Secure`` and ``SameSite=Lax`` or ``Strict``, best under a name that begins with
+            ``__Host-``; let no GET change anything; and where a route that changes something, or a
+            WebSocket, can be reached from a sibling domain, check ``Origin`` or a CSRF token.
+        query: The name of a query parameter that may. WARNING: query strings stand in the access
+            logs of servers and proxies, in browser histories, in ``Referer`` headers and in what
+            people copy. Only for clients that can send nothing else, such as ``EventSource`` and
+            ``WebSocket`` in browsers, and best with keys that live for minutes.
         realm: What the keys are for, told to clients in ``WWW-Authenticate``.
         scheme_name: What the scheme is called in the OpenAPI document.
 
     Raises:
-        ConfigurationError: No header may carry the token, or a name is not one.
+        ConfigurationError: Nothing may carry the token, or a name is not one.
     """
 
     def __init__(
@@ -77,21 +81,21 @@ class APIKeyAuth(SecurityBase):
         *,
         bearer: bool = True,
         headers: Sequence[str] = ("X-API-Key",),
+        cookie: str | None = None,
+        query: str | None = None,
         realm: str = "api",
         scheme_name: str = "APIKey",
     ) -> None:
-        self._gate = Gate(keys, bearer=bearer, headers=headers, realm=realm)
+        self._gate = gate = Gate(
+            keys, bearer=bearer, headers=headers, cookie=cookie, query=query, realm=realm
+        )
         self._bearer, self._realm = bearer, realm
-        headers = self._gate.headers
         self.scheme_name = scheme_name
-        schemes = [_header_scheme(name) for name in headers]
-        self.model = BearerScheme(description=_description(headers)) if bearer else schemes.pop(0)
-        self._other_schemes = {
-            f"{scheme_name}-{_NOT_IN_NAMES.sub('_', scheme.name)}": scheme.model_dump(
-                mode="json", by_alias=True, exclude_none=True
-            )
-            for scheme in schemes
-        }
+        self.model, *others = schemes.of_sources(
+            bearer=bearer, headers=gate.headers, cookie=cookie, query=query
+        )
+        self._other_schemes = schemes.named(scheme_name, others)
+        self._stands_for = self
         self._documented: WeakSet[FastAPI] = WeakSet()
         keys.on_startup(self._document)
 
@@ -100,19 +104,35 @@ class APIKeyAuth(SecurityBase):
 
     def over(self, keys: APIKeys) -> "APIKeyAuth":
         """The same dependency over another collection: what a test puts in its place."""
-        return APIKeyAuth(
+        gate = self._gate
+        other = APIKeyAuth(
             keys,
             bearer=self._bearer,
-            headers=self._gate.headers,
+            headers=gate.headers,
+            cookie=gate.cookie,
+            query=gate.query,
             realm=self._realm,
             scheme_name=self.scheme_name,
         )
+        other._stands_for = self._stands_for
+        return other
 
     def headers_of(self, token: str) -> dict[str, str]:
-        """The header that carries a token to the routes that ask for it."""
+        """The header that carries a token to the routes that ask for it.
+
+        Empty if none can: see :meth:`query_of`.
+        """
+        gate = self._gate
         if self._bearer:
             return {"Authorization": f"Bearer {token}"}
-        return {self._gate.headers[0]: token}
+        if gate.headers:
+            return {gate.headers[0]: token}
+        return {} if gate.cookie is None else {"Cookie": f"{gate.cookie}={token}"}
+
+    def query_of(self, token: str) -> dict[str, str]:
+        """The query parameter that carries a token, without escapes, if no header can."""
+        query = self._gate.query
+        return {} if query is None or self.headers_of(token) else {query: token}
 
     @property
     def keys(self) -> APIKeys:
@@ -138,7 +158,10 @@ class APIKeyAuth(SecurityBase):
                 key = gate.passed(connection.scope, required)
             if key is None:
                 key = await gate.keys.authenticate(
-                    connection.scope["headers"], sources=gate.sources, scopes=required
+                    connection.scope["headers"],
+                    sources=gate.sources,
+                    scopes=required,
+                    query=None if gate.query is None else connection.scope.get("query_string"),
                 )
         except (AuthenticationError, UnavailableError) as error:
             raise self.refusal(error) from error
@@ -186,10 +209,66 @@ class APIKeyAuth(SecurityBase):
         nobody = functools.partial(self.refusal, InvalidKeyError())
         return owners.dependency(load, Annotated[APIKey, Security(self)], refuse=nobody)
 
+    @property
+    def carried(self) -> "CarriedAPIKey":
+        """What :meth:`either` asks for the key, for a test that puts another in its place."""
+        return CarriedAPIKey(self)
+
+    @overload
+    def either(
+        self, other: Callable[..., AsyncIterator[T | None]]
+    ) -> Callable[..., Awaitable[APIKey | T]]: ...
+
+    @overload
+    def either(
+        self, other: Callable[..., Iterator[T | None]]
+    ) -> Callable[..., Awaitable[APIKey | T]]: ...
+
+    @overload
+    def either(
+        self, other: Callable[..., Awaitable[T | None]]
+    ) -> Callable[..., Awaitable[APIKey | T]]: ...
+
+    @overload
+    def either(self, other: Callable[..., T | None]) -> Callable[..., Awaitable[APIKey | T]]: ...
+
+    def either(self, other: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+        """A dependency that takes a key, or what another scheme gives, such as the user of a JWT.
+
+        ``Annotated[APIKey | User, Security(auth.either(user), scopes=["items:read"])]``, where
+        ``user`` is a dependency of the application's own that gives None where it cannot tell,
+        by ``OAuth2PasswordBearer(..., auto_error=False)`` for one.
+
+        A request that carries a key of ours is decided by the key alone: a wrong, expired or
+        revoked one is refused, whatever else is there, and so is a doubt (503). It is one of ours
+        if it stands in a place that only ours have, or begins with a prefix of the collection; or
+        if the collection takes imported tokens and knows it. Every other request goes to ``other``,
+        and is refused like one without a key if that gives None. What ``other`` raises is its own
+        answer.
+
+        - ``other``, and those of its dependencies that see a credential, are not called with a key:
+          no other scheme ever gets to see one. The rest of its dependencies are resolved as ever.
+        - The scopes are asked of the key. What they mean for the other scheme is for ``other`` to
+          say, which may take ``SecurityScopes``.
+        - With ``imported_tokens=True`` each token of the other scheme costs one lookup of those
+          that unsealed tokens share, unless it has more than 512 characters: raise
+          ``unsealed_lookups``, or leave ``bearer`` to the other scheme with ``bearer=False``.
+
+        Args:
+            other: The dependency: a function, a class, a callable object or a generator.
+        """
+        return either.Either(self.carried, other)
+
     def _document(self, app: object) -> None:
-        """Has an application's OpenAPI document show all headers and answers of ours."""
+        """Has an application's OpenAPI document show all sources and answers of ours.
+
+        Raises:
+            ConfigurationError: It would show another one for this one.
+        """
         if not isinstance(app, FastAPI) or app in self._documented:
             return
+        if app.openapi_url is not None:
+            self._refuse_namesakes(app)
         self._documented.add(app)
         document = app.openapi
 
@@ -208,6 +287,19 @@ class APIKeyAuth(SecurityBase):
 
         # FastAPI's own way of extending the document.
         app.openapi = openapi  # type: ignore[method-assign]
+
+    def _refuse_namesakes(self, app: FastAPI) -> None:
+        asking = (_auth_of(each) for each in schemes.dependencies(app))
+        found = {auth for auth in asking if auth is not None}
+        if self not in found:
+            return
+        for each in found:
+            if each.scheme_name == self.scheme_name and not each._gate.like(self._gate):  # noqa: SLF001
+                raise ConfigurationError(
+                    f"two APIKeyAuth of different keys or sources are both {self.scheme_name!r} in "
+                    "one OpenAPI document: give one of them a scheme_name of its own, such as "
+                    'scheme_name="Partner"'
+                )
 
     def refusal(self, error: AuthenticationError | UnavailableError) -> RefusedError:
         """The answer to a request that may not pass, with the headers that belong to it."""
@@ -256,6 +348,73 @@ class OptionalAPIKey(SecurityBase):
         return None
 
 
+class CarriedAPIKey(SecurityBase):
+    """A dependency that takes a request's key, if it carries one of ours: ``auth.carried``.
+
+    Args:
+        auth: What asks for it.
+    """
+
+    def __init__(self, auth: APIKeyAuth) -> None:
+        self.model = auth.model
+        self.scheme_name = auth.scheme_name
+        self._auth = auth
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it asks the same: FastAPI asks once for both then."""
+        return isinstance(other, CarriedAPIKey) and self._auth is other._auth
+
+    def __hash__(self) -> int:
+        """As equality has it."""
+        return hash((CarriedAPIKey, id(self._auth)))
+
+    def __repr__(self) -> str:
+        return f"{self._auth!r}.carried"
+
+    @property
+    def mark(self) -> object:
+        """What stands for it in the scope of a request, whatever a test has put in its place."""
+        return self._auth._stands_for  # noqa: SLF001
+
+    async def __call__(
+        self,
+        connection: HTTPConnection,
+        scopes: SecurityScopes,
+        response: Response = None,  # type: ignore[assignment] # as above
+    ) -> APIKey | either.Undecided:
+        """Verifies the request's key, if it carries one of ours.
+
+        Raises:
+            RefusedError: It may not pass; FastAPI answers with that.
+        """
+        auth, gate = self._auth, self._auth._gate  # noqa: SLF001
+        claimed = gate.keys.claims(
+            connection.scope["headers"],
+            sources=gate.sources,
+            query=None if gate.query is None else connection.scope.get("query_string"),
+        )
+        key: APIKey | None = None
+        if claimed is not False:
+            try:
+                key = await auth(connection, scopes, response)
+            except RefusedError as refused:
+                # No imported one either.
+                if claimed or not isinstance(refused.error, InvalidKeyError):
+                    raise
+        either.decide(connection.scope, self.mark, by_key=key is not None)
+        if key is None:
+            return either.Undecided(functools.partial(auth, connection, scopes, response))
+        return key
+
+
+def _auth_of(dependency: object) -> APIKeyAuth | None:
+    """Which dependency of ours another one belongs to."""
+    dependency = either.stands_for(dependency)
+    if isinstance(dependency, OptionalAPIKey | CarriedAPIKey):
+        return dependency._auth  # noqa: SLF001
+    return dependency if isinstance(dependency, APIKeyAuth) else None
+
+
 def keys_router(auth: APIKeyAuth) -> APIRouter:
     """Routes that manage keys: ``app.include_router(keys_router(auth), prefix="/api-keys")``.
 
@@ -294,13 +453,3 @@ def keys_router(auth: APIKeyAuth) -> APIRouter:
 def _required(scopes: tuple[str, ...]) -> frozenset[str]:
     """Checks the scopes that a route asks for, once: a malformed one is the route's mistake."""
     return bounds.scopes(scopes)
-
-
-def _header_scheme(name: str) -> APIKeyScheme:
-    return APIKeyScheme.model_validate({"in": "header", "name": name})
-
-
-def _description(headers: Iterable[str]) -> str:
-    others = " or ".join(f"`{name}`" for name in headers)
-    also = f", or as the value of {others}" if others else ""
-    return f"An API key, as `Authorization: Bearer`{also}."

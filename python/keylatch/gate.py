@@ -19,41 +19,56 @@ ENTRY: Final = "keylatch"
 
 
 class Gate:
-    """Which collection is asked for the key that a request carries, and in which headers.
+    """Which collection is asked for the key that a request carries, and where it may stand.
 
     Args:
         keys: The collection.
         bearer: Whether ``Authorization: Bearer`` may carry the token.
         headers: Other headers that may; their whole value is the token.
+        cookie: The name of a cookie that may.
+        query: The name of a query parameter that may.
         realm: What the keys are for, told to clients in ``WWW-Authenticate``.
 
     Raises:
-        ConfigurationError: No header may carry the token, or a name is not one, or the realm
+        ConfigurationError: Nothing may carry the token, or a name is not one, or the realm
             is outside its format.
 
     Attributes:
         keys: The collection.
         headers: The other headers.
+        cookie: The cookie.
+        query: The query parameter.
         sources: All of them, as the native core takes them.
-        names: Their names, in lower case.
+        names: Of the headers that are looked at, in lower case.
         challenge: Tells a client what to send.
     """
 
-    def __init__(self, keys: APIKeys, *, bearer: bool, headers: Sequence[str], realm: str) -> None:
+    def __init__(
+        self,
+        keys: APIKeys,
+        *,
+        bearer: bool,
+        headers: Sequence[str],
+        cookie: str | None,
+        query: str | None,
+        realm: str,
+    ) -> None:
         self.challenge = Challenge(bearer=bearer, realm=realm)
         if isinstance(headers, str):
             raise ConfigurationError('headers is a list of names, such as ["X-API-Key"], not one')
         self.keys = keys
         self.headers = list(headers)
-        self.sources = TokenHeaders(bearer=bearer, names=self.headers)
-        names = [*self.headers, "authorization"] if bearer else self.headers
+        self.cookie, self.query = cookie, query
+        self.sources = TokenHeaders(bearer=bearer, names=self.headers, cookie=cookie, query=query)
+        names = [*self.headers, "authorization"] if bearer else [*self.headers]
+        names += [] if cookie is None else ["cookie"]
         self.names = frozenset(name.lower().encode() for name in names)
 
     def __repr__(self) -> str:
         return f"Gate({self.keys!r})"
 
     def passed(self, scope: Mapping[str, Any], required: frozenset[str]) -> APIKey | None:
-        """The key that the same collection has verified out of the same headers, if it has.
+        """The key that the same collection has verified out of the same sources, if it has.
 
         Its use is counted, so that only the scopes are looked at.
 
@@ -79,31 +94,43 @@ class Gate:
         """Has every gate behind this one know the key that a request was verified with."""
         # Into the scope itself, as Starlette's own middleware does: with a copy, whatever stands
         # outside would not see the route that is found within.
-        scope[ENTRY] = Passed(self, key, tuple(scope["headers"]), scope.get(ENTRY))
+        try:
+            scope[ENTRY] = Passed(self, key, scope)
+        finally:
+            del scope
 
     def like(self, other: "Gate") -> bool:
-        """Whether another one asks the same collection for a key in the same headers."""
-        return self is other or (self.keys is other.keys and self.names == other.names)
+        """Whether another one asks the same collection for a key in the same places."""
+        if self is other:
+            return True
+        return (self.keys, self.names, self.cookie, self.query) == (
+            other.keys,
+            other.names,
+            other.cookie,
+            other.query,
+        )
 
 
 class Passed:
     """That a request has passed a gate. Lies in its scope, where no client can put anything.
 
-    It holds for the headers that were verified only: an application may send requests of its own
-    through itself, with a copy of the scope and other headers.
+    It holds for the credential that was verified only: an application may send requests of its
+    own through itself, with a copy of the scope and other headers, or another query string.
     """
 
-    __slots__ = ("gate", "headers", "key", "outer")
+    __slots__ = ("gate", "headers", "key", "outer", "query")
 
-    def __init__(
-        self, gate: Gate, key: APIKey, headers: tuple[tuple[bytes, bytes], ...], outer: object
-    ) -> None:
-        self.gate = gate
-        self.key = key
-        self.headers = headers
-        self.outer = outer
-        if outer is not None and not (isinstance(outer, Passed) and outer.holds_for(headers)):
-            self.outer = None  # of another request
+    def __init__(self, gate: Gate, key: APIKey, scope: Mapping[str, Any]) -> None:
+        try:
+            self.gate = gate
+            self.key = key
+            self.headers: tuple[tuple[bytes, bytes], ...] = tuple(scope["headers"])
+            self.query: bytes | None = scope.get("query_string")
+            outer = scope.get(ENTRY)
+            # Not one of another request.
+            self.outer = outer if isinstance(outer, Passed) and outer.holds_for(scope) else None
+        finally:
+            del scope
 
     def __repr__(self) -> str:
         return f"Passed({self.key.id})"
@@ -111,15 +138,19 @@ class Passed:
     def __reduce__(self) -> str:
         raise TypeError("this belongs to one request and cannot be pickled or copied")
 
-    def holds_for(self, headers: Headers) -> bool:
-        """Whether these headers carry the credential that was verified."""
+    def holds_for(self, scope: Mapping[str, Any]) -> bool:
+        """Whether a request carries the credential that was verified."""
         try:
-            given = tuple(headers)
+            if self.gate.query is not None and scope.get("query_string") != self.query:
+                return False
+            given = tuple(scope["headers"])
             if given == self.headers:
                 return True
             return self._credentials(given) == self._credentials(self.headers)
         except (AttributeError, TypeError, ValueError):
             return False  # these are no headers, and verifying them says so
+        finally:
+            del scope
 
     def _credentials(self, headers: Headers) -> list[tuple[bytes, bytes]]:
         return [(name.lower(), value) for name, value in headers if name.lower() in self.gate.names]
@@ -137,14 +168,14 @@ def passed_key(scope: Mapping[str, Any], keys: APIKeys) -> APIKey | None:
 def _find(scope: Mapping[str, Any], keys: APIKeys, gate: Gate | None) -> Passed | None:
     """What this very collection has verified. Another one may know another key of that id.
 
-    Out of other headers than the gate's does not count: a route that asks for ``X-Admin-Key``
+    Out of other places than the gate's does not count: a route that asks for ``X-Admin-Key``
     means it.
     """
     try:
         passed = scope.get(ENTRY)
         while isinstance(passed, Passed):
             same = passed.gate.keys is keys if gate is None else gate.like(passed.gate)
-            if same and passed.holds_for(scope["headers"]):
+            if same and passed.holds_for(scope):
                 return passed
             passed = passed.outer
         return None

@@ -246,7 +246,15 @@ class APIKeys(TokenImport):
 
     @asynccontextmanager
     async def lifespan(self, app: object) -> AsyncIterator[None]:
-        """Opens and closes the collection with an ASGI application: ``FastAPI(lifespan=...)``."""
+        """Opens and closes the collection with an ASGI application: ``FastAPI(lifespan=...)``.
+
+        Several of them, or one beside something of the application's own::
+
+            @asynccontextmanager
+            async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+                async with partner.lifespan(app), internal.lifespan(app):
+                    yield
+        """
         for hook in self._startup_hooks:
             hook(app)
         async with self:
@@ -291,27 +299,61 @@ class APIKeys(TokenImport):
         *,
         sources: TokenHeaders,
         scopes: frozenset[str] = frozenset(),
+        query: bytes | None = None,
     ) -> APIKey:
         """Tells whose key a request carries, if it may pass: what web frameworks ask.
 
         Args:
             headers: Raw ASGI headers, ``scope["headers"]``: pairs of bytes.
-            sources: The headers that may carry the token.
+            sources: What may carry the token.
             scopes: The scopes that are needed, all of them, as ``bounds`` has checked them.
+            query: The raw query string, ``scope["query_string"]``, if the token may stand there.
 
         Raises:
-            AmbiguousCredentialsError: A header stands twice, or two of them differ.
-            TypeError: The headers are not pairs of bytes.
+            AmbiguousCredentialsError: A header stands twice, or two sources differ.
+            TypeError: The headers are not pairs of bytes, or the query string is no bytes.
             AuthenticationError: As :meth:`verify`.
             UnavailableError: As :meth:`verify`.
         """
         required = scopes or None
         now = self._moment() if self._timed else None
         try:
-            found = self._engine.check(sources, headers, required, now)
+            found = self._engine.check(sources, headers, required, now, query)
         finally:
-            del headers  # a traceback with locals must not show the token
+            del headers, query  # a traceback with locals must not show the token
         return found if isinstance(found, APIKey) else await self._look_up(found, required)
+
+    def claims(
+        self,
+        headers: list[tuple[bytes, bytes]],
+        *,
+        sources: TokenHeaders,
+        query: bytes | None = None,
+    ) -> bool | None:
+        """Tells whether a request is one for this collection, where there is another scheme, too.
+
+        Nothing is verified.
+
+        Args:
+            headers: As :meth:`authenticate` takes them.
+            sources: What may carry the token.
+            query: As :meth:`authenticate` takes it.
+
+        Returns:
+            Whether it carries what only a key of this collection can be meant with: anything in a
+            place of ours other than ``Authorization: Bearer``, and there what begins with one of
+            its prefixes. None if tokens are imported, so that only the database knows.
+
+        Raises:
+            TypeError: The headers are not pairs of bytes, or the query string is no bytes.
+        """
+        try:
+            claimed = self._engine.claims(sources, headers, query)
+        finally:
+            del headers, query
+        if claimed is False and self._accepts_imported:
+            return None
+        return claimed or False
 
     def permit(self, key: APIKey, required: frozenset[str]) -> None:
         """Looks at the scopes of a key that has verified just now, and counts no further use.

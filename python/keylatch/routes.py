@@ -15,7 +15,8 @@ from fastapi.security.base import SecurityBase
 from starlette.routing import Host, Mount, WebSocketRoute
 
 from keylatch.asgi import APIKeyMiddleware
-from keylatch.fastapi import APIKeyAuth, OptionalAPIKey
+from keylatch.either import Either, stands_for
+from keylatch.fastapi import APIKeyAuth, CarriedAPIKey, OptionalAPIKey
 
 try:
     from fastapi.routing import iter_route_contexts
@@ -148,10 +149,14 @@ def _asking(
         if isinstance(call, OptionalAPIKey):
             schemes.append(call.scheme_name)
             notes.append("a key is optional")
-        elif isinstance(call, APIKeyAuth):
+        elif isinstance(call, APIKeyAuth | CarriedAPIKey):
             schemes.append(call.scheme_name)
             scopes += needed
-            asks = True
+            asks = asks or isinstance(call, APIKeyAuth)
+        elif isinstance(call, Either):
+            either = _asks_for_either(call, overrides)
+            notes += [] if either else ["what stands beside a key asks for nothing"]
+            asks = asks or either
         elif isinstance(call, SecurityBase):
             schemes.append(call.scheme_name)
             # Those of FastAPI let everybody in then, and leave it to the route.
@@ -168,15 +173,23 @@ def _asking(
     )
 
 
+def _asks_for_either(call: Either, overrides: Mapping[Any, Any]) -> bool:
+    """Whether both a key and what stands beside it are asked for, whatever has been overridden."""
+    found = [each for each, *_ in _dependencies(get_dependant(path="/", call=call), overrides)]
+    keys = [isinstance(each, CarriedAPIKey) for each in found if isinstance(each, SecurityBase)]
+    return any(keys) and not all(keys)
+
+
 def _dependencies(
     dependant: Dependant, overrides: Mapping[Any, Any], within: tuple[int, ...] = ()
 ) -> Iterator[tuple[Any, Sequence[str], Any]]:
     """What a route depends on, with scopes, and what it stands for if it was overridden."""
     for each in dependant.dependencies:
-        call = overrides.get(each.call, each.call)
+        original = stands_for(each.call)
+        call = overrides.get(original, each.call)
         lists = ("parent_oauth_scopes", "own_oauth_scopes", "security_scopes")
         scopes = [scope for name in lists for scope in getattr(each, name, None) or ()]
-        yield call, scopes, each.call if call is not each.call else None
+        yield stands_for(call), scopes, original if call is not each.call else None
         inner = each if call is each.call else get_dependant(path="/", call=call)
         if id(call) not in within:
             yield from _dependencies(inner, overrides, (*within, id(call)))

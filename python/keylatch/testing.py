@@ -111,10 +111,16 @@ def keylatch_client(
         from starlette.testclient import TestClient
 
         stand_in = auth.over(keylatch_keys)
-        for dependency, other in ((auth, stand_in), (auth.optional, stand_in.optional)):
+        for dependency, other in (
+            (auth, stand_in),
+            (auth.optional, stand_in.optional),
+            (auth.carried, stand_in.carried),
+        ):
             monkeypatch.setitem(app.dependency_overrides, dependency, other)
         token = keylatch_key(*scopes, **options).token
-        return TestClient(app, headers=auth.headers_of(token))
+        client = TestClient(app, headers=auth.headers_of(token))
+        client.params = client.params.merge(auth.query_of(token))
+        return client
 
     return make
 

@@ -1,5 +1,7 @@
 //! Extraction of the credential from headers, held against RFC 9110.
 
+use core::slice;
+
 use proptest::prelude::*;
 
 use crate::headers::{Credential, MAX_CREDENTIAL_LEN, MAX_NAMES, Refusal, Sources};
@@ -19,7 +21,8 @@ fn own(value: &[u8]) -> Result<&str, Refusal> {
 }
 
 fn sources(bearer: bool, names: &[&str]) -> Option<Sources> {
-    Sources::new(bearer, &names.iter().map(ToString::to_string).collect::<Vec<_>>())
+    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+    Sources::new(bearer, &names, None, None).ok()
 }
 
 /// Header names are told apart by their letters, whatever their case (RFC 9110, 5.1).
@@ -148,8 +151,8 @@ proptest! {
             let inside = |value: &[u8]| value.windows(found.len()).any(|w| w == found.as_bytes());
             prop_assert!(values.iter().any(|(_, value)| inside(value)));
         }
-        let sources = Sources::new(true, &["x-api-key".to_owned()]).unwrap();
+        let sources = Sources::new(true, &["x-api-key".to_owned()], None, None).ok().unwrap();
         let _ = sources.slot(&name);
-        let _ = Sources::new(false, &[text]);
+        let _ = Sources::new(false, slice::from_ref(&text), Some(text.clone()), None);
     }
 }

@@ -16,6 +16,7 @@ mod interleavings;
 #[cfg(not(feature = "shuttle"))]
 mod ledger;
 mod secrets;
+mod sources;
 mod token;
 
 use core::fmt;
