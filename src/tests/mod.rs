@@ -15,6 +15,8 @@ mod imported;
 mod interleavings;
 #[cfg(not(feature = "shuttle"))]
 mod ledger;
+mod masking;
+mod scan;
 mod secrets;
 mod token;
 
