@@ -4,11 +4,13 @@
 use zeroize::Zeroizing;
 
 use crate::token::{
-    self, BODY_LEN, KEY_ID_LEN, MAX_PREFIX_LEN, MAX_TOKEN_LEN, Prefix, Token, is_base32,
+    self, BODY_LEN, KEY_ID_LEN, MAX_PREFIX_LEN, MAX_TOKEN_LEN, Prefix, Token, all, is_base32,
 };
 
 /// `_`, key id and `_`: what stands between a prefix and the last 55 characters.
 const MIDDLE_LEN: usize = 1 + KEY_ID_LEN + 1;
+/// Most words are shorter.
+const NEAR: usize = 12;
 /// The bytes of the longest token there is, in UTF-16. So many are kept of what was searched, for
 /// tokens that lie across the edge of a buffer.
 const OVERLAP: usize = 2 * MAX_TOKEN_LEN;
@@ -88,24 +90,39 @@ impl<const STEP: usize> View<'_, STEP> {
         padding.iter().all(|byte| *byte == 0).then(|| self.at(index)).flatten()
     }
 
-    /// Finds every token. Most places are passed over 55 at a time, since the last 55 characters
-    /// of a token are letters and digits: they are looked at from the right, and behind the
-    /// first that is none begins the next place where a token may have its last 55.
+    /// Finds every token. The last 55 characters of one are letters and digits behind a `_`. So of
+    /// any 55 characters the last other one tells: if it is a `_`, a token may have its last 55
+    /// behind it, and if not, behind the next 55 at the earliest. It is looked for from the right,
+    /// where it is near in most texts.
     fn search(self, wanted: &Wanted, hits: &mut Vec<Hit>) {
         let mut body = 1 + MIDDLE_LEN;
         while body + BODY_LEN <= self.len() {
             let last = body + BODY_LEN - 1;
-            let is_digit = |index| {
-                let byte = if index == last { self.at(index) } else { self.inner(index) };
-                byte.is_some_and(|byte| byte.is_ascii_alphanumeric())
+            body = match self.last_other(body, last) {
+                Some(other) if self.inner(other) == Some(b'_') => other + 1,
+                Some(_) => last + 2,
+                None => {
+                    hits.extend(self.hit(body, wanted));
+                    last + 2
+                }
             };
-            if let Some(other) = (body..=last).rev().find(|index| !is_digit(*index)) {
-                body = other + 1;
-                continue;
-            }
-            hits.extend(self.hit(body, wanted));
-            body += BODY_LEN; // what follows in the same run has no `_` before it
         }
+    }
+
+    /// The last character in there that is neither a letter nor a digit.
+    fn last_other(self, body: usize, last: usize) -> Option<usize> {
+        let is_other = |index: &usize| {
+            let byte = if *index == last { self.at(*index) } else { self.inner(*index) };
+            !byte.is_some_and(|byte| byte.is_ascii_alphanumeric())
+        };
+        let near = last - NEAR;
+        if let Some(other) = (near..=last).rev().find(is_other) {
+            return Some(other);
+        }
+        if STEP == 1 && all(self.bytes.get(body..near)?, |byte| byte.is_ascii_alphanumeric()) {
+            return None; // all of them at once, for long runs of them are common, too
+        }
+        (body..near).rev().find(is_other)
     }
 
     /// The token whose last 55 characters begin there, if one is wanted.

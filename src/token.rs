@@ -292,7 +292,7 @@ pub fn is_base32(byte: u8) -> bool {
 }
 
 /// Whether all bytes pass: without a way out, so that many of them are looked at in one step.
-fn all(bytes: &[u8], passes: impl Fn(u8) -> bool) -> bool {
+pub fn all(bytes: &[u8], passes: impl Fn(u8) -> bool) -> bool {
     bytes.iter().fold(true, |all, byte| all & passes(*byte))
 }
 
