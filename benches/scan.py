@@ -17,14 +17,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import native
 
 from keylatch import SecretRing, mint
 
 BLOCK = 1 << 20
-WORDS = "self token request_id return await import key value user_name data_0 if for the".split()
+WORDS = ["self", "token", "request_id", "return", "import", "key", "user_name", "data_0", "if"]
 EXPRESSION = "[A-Za-z0-9_]_[0-9a-hjkmnp-tv-z]{16}_[0-9A-Za-z]{55}"
 # Of each of these so many in the planted places.
 KINDS = ("token", "checksum", "alphabet", "cut", "utf-16")
@@ -58,8 +58,7 @@ def planted(kind: str, ring: SecretRing, chance: random.Random) -> bytes:
     if kind == "checksum":
         token = token[:-1] + ("0" if token[-1] != "0" else "1")
     elif kind == "alphabet":
-        token = token.replace("_live_", "_") + "_" if "_live" in token else token[:-56] + "l" * 55
-        token = token.replace("_", "-")
+        token = f"{token[:-72]}l{token[-71:]}"  # no letter of a key id
     elif kind == "cut":
         token = token[: -chance.randrange(1, 50)] + "-"
     text = f"\nKEY={token}\n"
@@ -74,6 +73,16 @@ def sizes(total: int, chance: random.Random) -> list[int]:
     while sum(found) < total:
         found.append(chance.choice((1, 4, 16, 64)) << 20)
     return found
+
+
+def fill(file: BinaryIO, content: bytes, start: int, left: int) -> int:
+    """Writes so much of a content, from a place on. Tells where that ends."""
+    while left > 0:
+        piece = content[start : start + left]
+        start = (start + len(piece)) % len(content)
+        left -= len(piece)
+        file.write(piece)
+    return start
 
 
 def make(root: Path, total: int, plants: int) -> dict[str, Any]:
@@ -93,18 +102,11 @@ def make(root: Path, total: int, plants: int) -> dict[str, Any]:
         directory.mkdir(parents=True, exist_ok=True)
         content = contents[number % len(contents)]
         start = chance.randrange(len(content))
+        kinds = holders.get(number, [])
         with (directory / f"f{number}").open("wb") as file:
-            pieces = [size // (1 + len(holders.get(number, [])))] * (
-                1 + len(holders.get(number, []))
-            )
-            for place, length in enumerate(pieces):
-                while length > 0:
-                    piece = content[start : start + length]
-                    start = (start + len(piece)) % len(content)
-                    length -= len(piece)
-                    file.write(piece)
-                if place < len(pieces) - 1:
-                    kind = holders[number][place]
+            for kind in [*kinds, None]:
+                start = fill(file, content, start, size // (1 + len(kinds)))
+                if kind is not None:
                     file.write(planted(kind, ring, chance))
                     genuine += kind in ("token", "utf-16")
             written += file.tell()
@@ -127,7 +129,10 @@ def contenders(root: Path) -> dict[str, tuple[list[str], Callable[[str], int]]]:
             lambda text: len(json.loads(text)["findings"]),
         ),
     }
-    counted = lambda text: text.count("\n")  # noqa: E731
+
+    def counted(text: str) -> int:
+        return text.count("\n")
+
     for name, options in (("rg", ["-uuu", "-a", "-o", "-N"]), ("grep", ["-r", "-a", "-o", "-E"])):
         if path := shutil.which(name):
             found[name] = ([path, *options, EXPRESSION, str(root)], counted)

@@ -222,7 +222,7 @@ impl Sightings {
     *,
     prefixes: "list[str]",
     look_alikes: "bool",
-    progress: "Callable[[int, int], None]",
+    progress,
 ))]
 pub fn scan_files(
     py: Python<'_>,

@@ -522,7 +522,7 @@ def parse(token: str) -> Token:
         InvalidTokenError: It is not in the format, or its checksum is wrong.
     """
 
-def scan_files(paths: "list[str]", *, prefixes: "list[str]", look_alikes: "bool", progress: "Callable[[int, int], None]") -> Sightings:
+def scan_files(paths: "list[str]", *, prefixes: "list[str]", look_alikes: "bool", progress: Any) -> Sightings:
     """
     Finds tokens in files and in their names, in whole trees, on every core.
 
