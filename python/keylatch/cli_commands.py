@@ -20,6 +20,7 @@ from keylatch.cli_database import require_file
 from keylatch.cli_db import app as db
 from keylatch.cli_import import app as importing
 from keylatch.cli_keys import run, sealing
+from keylatch.cli_leaked import app as leaking
 from keylatch.cli_options import (
     Actor,
     AsJSON,
@@ -74,6 +75,7 @@ app.add_typer(reading)
 app.add_typer(changing)
 app.add_typer(routes)
 app.add_typer(scanning)
+app.add_typer(leaking)
 app.add_typer(db, name="db")
 app.add_typer(secrets, name="secret")
 app.add_typer(importing, name="import")
