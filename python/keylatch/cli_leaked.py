@@ -52,14 +52,13 @@ def leaked(
         bool, typer.Option("--rotate", help="Replace the keys, and write the new tokens.")
     ] = False,
     grace: Annotated[
-        timedelta,
+        timedelta | None,
         typer.Option(
             parser=duration,
             metavar="DURATION",
-            show_default="0h",
-            help="With --rotate, how long the leaked tokens still work.",
+            help="With --rotate, how long the leaked tokens still work; not at all, if left out.",
         ),
-    ] = _AT_ONCE,
+    ] = None,
     unproven: Annotated[
         bool,
         typer.Option("--unproven", help="Do so also for keys whose ids alone were found."),
@@ -103,7 +102,7 @@ def leaked(
         document = _read(source)
         suspects = run(keys, lambda: _of_results(keys, document))
     wanted = [each for each in suspects if each.can_end(unproven=unproven)]
-    work = _Ending(keys=keys, rotates=rotate, grace=grace, reason=reason, actor=actor)
+    work = _Ending(keys=keys, rotates=rotate, grace=grace or _AT_ONCE, reason=reason, actor=actor)
     if (revoke or rotate) and wanted:
         if rotate and not prefix and not all(each.key and each.key.prefix for each in wanted):
             raise ValueError("a token was imported, so that the new one needs --prefix PREFIX")
