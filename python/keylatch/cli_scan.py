@@ -318,9 +318,8 @@ def _write(results: Sequence[tuple[Finding, Verdict]], search: _Search) -> None:
         output.say(f"not read: {path}: {reason}")
     if len(search.unread) > _MOST_SAID:
         output.say(f"not read: {len(search.unread) - _MOST_SAID} more, which --json names")
-    read = f"{search.files_read:,} files, {search.objects_read:,} objects of repositories"
     tokens = len({finding.fingerprint for finding, _ in results})
     output.say(
-        f"{read}, {search.bytes_read / 1e6:,.0f} MB: {tokens:,} different tokens in "
-        f"{len(results):,} places"
+        f"files: {search.files_read:,}, objects of repositories: {search.objects_read:,}, "
+        f"MB: {search.bytes_read / 1e6:,.0f}; tokens: {tokens:,}, places: {len(results):,}"
     )
