@@ -16,6 +16,7 @@ mod interleavings;
 #[cfg(not(feature = "shuttle"))]
 mod ledger;
 mod masking;
+mod rules;
 mod scan;
 mod secrets;
 mod token;
