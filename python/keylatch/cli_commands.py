@@ -49,8 +49,7 @@ Environment:
 \b
 Exit codes:
     0  fine
-    1  refused (verify, inspect, leaked), left out (import), or found (scan, expiring, unused,
-       secret status, routes)
+    1  refused (verify, inspect, leaked), left out (import), found (scan, routes and reminders)
     2  usage
     3  no such key
     4  configuration: server secret, database URL, tables, missing package

@@ -78,7 +78,7 @@ def leaked(
     yes: Yes = False,
     as_json: AsJSON = False,
 ) -> int:
-    """Tell whose keys leaked tokens are, and end them if that is wanted.
+    """Tell whose leaked tokens are, and end their keys.
 
     Tokens come from standard input, one a line, or one from a hidden prompt if that is a terminal;
     or from what keylatch scan --json has written with KEYLATCH_SECRET set, which proves that they

@@ -65,9 +65,9 @@ def scan(
     as_json: AsJSON = False,
     as_sarif: Annotated[bool, typer.Option("--sarif", help="Write SARIF 2.1.0 instead.")] = False,
 ) -> int:
-    """Find tokens in files, in their names, and in the history of git repositories among them.
+    """Find tokens in files and in git history.
 
-    Every file is looked at, hidden, ignored and binary ones too, as UTF-8 and as UTF-16; archives
+    Every file is looked at, and its name, hidden, ignored and binary ones too, as UTF-8 and as UTF-16; archives
     are not unpacked, and symbolic links not followed. The history is every object of a
     repository, whether or not a branch still has it; that needs git. Tokens are shown masked.
 
@@ -114,7 +114,7 @@ def rules(
         scan_rules.Format, typer.Option("--format", help="For which tool.")
     ] = "gitleaks",
 ) -> None:
-    """Write rules with which other tools find tokens of a prefix.
+    """Write rules with which other tools find tokens.
 
     A configuration file for gitleaks or trufflehog, or the fields of GitHub's custom patterns.
     Their regular expressions know the shape of a token, and not its checksum.

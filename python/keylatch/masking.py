@@ -154,7 +154,7 @@ def _traceback(error: BaseException, trace: TracebackType | None) -> str:
 
 
 class _Shown:
-    """Stands for an object whose texts hold a token."""
+    """Stands for an object whose texts are better not shown."""
 
     def __init__(self, text: str, representation: str) -> None:
         self._text = text
@@ -218,16 +218,17 @@ _REBUILT: Final = (dict, list, tuple, set, frozenset, bytearray)
 
 
 def _shown(value: Any) -> Any:
-    """An object, or what stands for it if one of its texts holds a token."""
+    """An object, or what stands for it if one of its texts holds a token, or cannot be had."""
     if isinstance(value, logging.LogRecord):  # structlog has it beside its own events
         _mask_record(value)
         return value
-    texts = []
+    texts, masked = [], []
     for show in (str, repr):
         try:
-            texts.append(show(value))
-        except Exception:  # noqa: BLE001 - logging meets it again, and tells of it
-            texts.append("")
-    masked = [mask(text) for text in texts]
+            text = show(value)
+        except Exception:  # noqa: BLE001 - what it says may hold a token, too
+            text = None
+        texts.append(text)
+        masked.append(_WITHHELD if text is None else mask(text))
     same = all(one is other for one, other in zip(masked, texts, strict=True))
     return value if same else _Shown(*masked)
