@@ -192,4 +192,4 @@ def test_the_readme_names_every_command_and_no_other(inside):
     listed = inside.run("--help").stdout.split("Commands:\n")[1].split("\n\n")[0]
     commands = {line.split()[0] for line in listed.splitlines()}
     assert "..." not in listed
-    assert set(re.findall(r"`keylatch ([\w-]+)", README)) == commands
+    assert set(re.findall(r"`keylatch (\w[\w-]*)", README)) == commands
