@@ -4,20 +4,18 @@ Knows the search, the collection of keys and the output. Shows no token.
 """
 
 import os
-import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import typer
 
 from keylatch import cli_output as output
-from keylatch import history, sarif, scan_rules
-from keylatch._native import SecretRing, TokenFinder, mask, scan_files
+from keylatch import sarif, scan_rules
+from keylatch._native import SecretRing
 from keylatch.cli_keys import run, unlimited
 from keylatch.cli_options import AsJSON
-from keylatch.cli_progress import reading
+from keylatch.cli_search import STANDARD_INPUT, Search
 from keylatch.cli_tokens import on_terminal
 from keylatch.findings import Finding, Verdict, in_order, prove
 from keylatch.identifying import Identified
@@ -28,8 +26,6 @@ _NOTHING: Final = 0
 _FOUND: Final = 1
 _UNREAD: Final = 7
 
-_STANDARD_INPUT: Final = "-"
-_AT_ONCE: Final = 1 << 20
 _MOST_SAID: Final = 20
 
 app = typer.Typer()
@@ -77,15 +73,15 @@ def scan(
     """
     if as_json and as_sarif:
         raise ValueError("give --json or --sarif, not both")
-    if paths.count(_STANDARD_INPUT) and on_terminal():
+    if paths.count(STANDARD_INPUT) and on_terminal():
         raise ValueError("standard input is a terminal: pipe into - what is to be looked at")
     ring = SecretRing.from_env() if os.environ.get("KEYLATCH_SECRET") else None
     keys = None if not database else unlimited(database, ring)
     if keys is not None:
         run(keys, _nothing)  # before anything is read: it may be wrong, or away
-    search = _Search(prefix or [], look_alikes=look_alikes)
+    search = Search(prefix or [], look_alikes=look_alikes)
     search.standard_input(paths)
-    search.files([path for path in paths if path != _STANDARD_INPUT])
+    search.files([path for path in paths if path != STANDARD_INPUT])
     if not no_history:
         search.histories()
     search.found.sort(key=in_order)
@@ -120,95 +116,6 @@ def rules(
     Their regular expressions know the shape of a token, and not its checksum.
     """
     output.write(scan_rules.rules(kind, prefix))
-
-
-@dataclass
-class _Search:
-    """What is looked for, and what came of it so far."""
-
-    prefixes: Sequence[str]
-    look_alikes: bool = field(kw_only=True)
-    found: list[Finding] = field(default_factory=list)
-    unread: list[tuple[str, str]] = field(default_factory=list)
-    repositories: Sequence[str] = ()
-    files_read: int = 0
-    bytes_read: int = 0
-    objects_read: int = 0
-
-    def _finder(self) -> TokenFinder:
-        return TokenFinder(prefixes=list(self.prefixes), look_alikes=self.look_alikes)
-
-    def standard_input(self, paths: Sequence[str]) -> None:
-        finder = self._finder()  # refuses what is no prefix
-        if _STANDARD_INPUT not in paths or sys.stdin is None:
-            return
-        while piece := sys.stdin.buffer.read(_AT_ONCE):
-            self.bytes_read += len(piece)
-            self._note(finder, piece)
-        self._note(finder, None)
-
-    def _note(self, finder: TokenFinder, piece: bytes | None) -> None:
-        sightings = finder.end() if piece is None else finder.feed(piece)
-        self.found += [Finding.of(sighting, _STANDARD_INPUT) for sighting in sightings]
-
-    def files(self, paths: Sequence[str]) -> None:
-        if not paths:
-            return
-        with reading("reading files") as progress:
-            seen = scan_files(
-                list(paths),
-                prefixes=list(self.prefixes),
-                look_alikes=self.look_alikes,
-                progress=progress,
-            )
-        self.found += [Finding.of(sighting, path) for path, sighting in seen.found]
-        for path, reason in seen.unread:
-            self._leave(path, reason)
-        self.repositories = seen.repositories
-        self.files_read += seen.files
-        self.bytes_read += seen.bytes
-
-    def histories(self) -> None:
-        known: set[str] = set()
-        with reading("reading history") as progress:
-            for path in self.repositories:
-                try:
-                    repository = history.Repository.at(path)
-                except history.HistoryError as error:
-                    self._leave(path, str(error))
-                    continue
-                objects = os.path.realpath(repository.directory / "objects")
-                if objects not in known:
-                    known.add(objects)
-                    self._history(repository, progress)
-
-    def _history(self, repository: history.Repository, progress: history.Progress) -> None:
-        counts = [0, 0]
-
-        def reached(objects: int, size: int) -> None:
-            counts[:] = objects, size
-            progress(self.objects_read + objects, self.bytes_read + size)
-
-        seen, trouble = history.search(repository, self._finder(), reached)
-        self.objects_read, self.bytes_read = (
-            self.objects_read + counts[0],
-            self.bytes_read + counts[1],
-        )
-        self.found += [
-            Finding.of(
-                each.sighting,
-                each.origin.path,
-                repository=repository.path,
-                commit=each.origin.commit,
-                object=each.object,
-            )
-            for each in seen
-        ]
-        if trouble is not None:
-            self._leave(repository.path, trouble)
-
-    def _leave(self, path: str, reason: str) -> None:
-        self.unread.append((output.printable(mask(path)), reason))
 
 
 async def _nothing() -> None:
@@ -273,7 +180,7 @@ def _told(finding: Finding, verdict: Verdict) -> str:
     return ", ".join(texts) or "a token"
 
 
-def _document(results: Iterable[tuple[Finding, Verdict]], search: _Search) -> dict[str, Any]:
+def _document(results: Iterable[tuple[Finding, Verdict]], search: Search) -> dict[str, Any]:
     now = datetime.now(UTC)
     rows = [
         {
@@ -308,7 +215,7 @@ def _document(results: Iterable[tuple[Finding, Verdict]], search: _Search) -> di
     }
 
 
-def _write(results: Sequence[tuple[Finding, Verdict]], search: _Search) -> None:
+def _write(results: Sequence[tuple[Finding, Verdict]], search: Search) -> None:
     lines = [
         (finding.masked, finding.place, _told(finding, verdict)) for finding, verdict in results
     ]

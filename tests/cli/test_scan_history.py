@@ -196,6 +196,20 @@ def test_a_hostile_repository_runs_nothing(outside, repository, tmp_path):
     assert not ran.exists()
 
 
+def test_git_is_not_told_the_server_secret(inside, repository, tmp_path):
+    """Nor the database's address: it is another program."""
+    (token,), _ = tokens(1)
+    repository.commit(a=token)
+    real = shutil.which("git")
+    (tmp_path / "git").write_text(f'#!/bin/sh\nenv >> {tmp_path}/told\nexec {real} "$@"\n')
+    (tmp_path / "git").chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "KEYLATCH_DATABASE": ""}
+    assert history(inside, repository.path, env=env)
+    told = (tmp_path / "told").read_text()
+    assert "GIT_OBJECT_DIRECTORY" in told
+    assert "KEYLATCH" not in told
+
+
 def test_damaged_and_missing_repositories_are_unread(outside, repository, tmp_path):
     """What can be read of them is looked at."""
     (token,), _ = tokens(1)
