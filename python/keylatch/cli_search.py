@@ -36,7 +36,7 @@ class Search:
         return TokenFinder(prefixes=list(self.prefixes), look_alikes=self.look_alikes)
 
     def standard_input(self, paths: Sequence[str]) -> None:
-        """Looks at standard input, if it is among the paths. ``ValueError`` for what is no prefix."""
+        """Looks at standard input, if it is named. ``ValueError`` for what is no prefix."""
         finder = self._finder()
         if STANDARD_INPUT not in paths or sys.stdin is None:
             return
