@@ -10,7 +10,7 @@ SOURCES := $(RUST) $(shell find python/keylatch -type f -not -name "*.pyc")
 # cargo and maturin take the `python3` that they find: the environment's, which is new enough.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test check fmt lint rust-test python-test stubs soak bench bench-timing bench-million bench-bulk clean
+.PHONY: help demo test check fmt lint rust-test python-test stubs soak bench bench-timing bench-million bench-bulk bench-scan clean
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 15
@@ -69,6 +69,9 @@ bench-million: $(VENV)/.wheel $(VENV)/.dev ## Measures a million keys beside a t
 
 bench-bulk: $(VENV)/.wheel $(VENV)/.dev ## Measures making 100,000 keys at once beside a plain insert, on each engine: ten minutes.
 	$(BIN)/python benches/bulk.py --json benches/results/bulk.json
+
+bench-scan: $(VENV)/.wheel $(VENV)/.dev ## Measures keylatch scan over a tree of 2 GB, beside other search programs that are installed: two minutes.
+	$(BIN)/python benches/scan.py --json benches/results/scan.json
 
 clean: ## Removes what was built, the environment and the demo's files.
 	rm -rf target $(VENV) .demo benches/results

@@ -7,14 +7,18 @@ mod engine;
 mod hash;
 mod headers;
 mod ledger;
+mod masking;
 mod python;
 mod python_engine;
+mod python_scan;
 mod query;
+mod scan;
 mod secrets;
 mod sync;
 #[cfg(test)]
 mod tests;
 mod token;
+mod walk;
 
 /// Mints, parses, hashes and verifies API keys. Its names are public through `keylatch`.
 #[pyo3::pymodule]
@@ -23,4 +27,6 @@ mod _native {
     use crate::python::{Hasher, SecretRing, Token, TokenHeaders, mint, parse};
     #[pymodule_export]
     use crate::python_engine::{Engine, Row};
+    #[pymodule_export]
+    use crate::python_scan::{Sighting, Sightings, TokenFinder, mask, mask_bytes, scan_files};
 }

@@ -11,15 +11,17 @@ use zeroize::Zeroizing;
 
 use crate::secrets::{Kid, RandomError, SecretRing, ServerSecret, fill_random};
 
-const MAX_PREFIX_LEN: usize = 24;
-const KEY_ID_LEN: usize = 16;
+pub const MAX_PREFIX_LEN: usize = 24;
+pub const KEY_ID_LEN: usize = 16;
 /// Five bits a character.
 const KEY_ID_BYTES: usize = 10;
 const SECRET_LEN: usize = 43;
 const DIGITS_LEN: usize = 6;
+/// Secret, seal and checksum: all that follows the last `_`.
+pub const BODY_LEN: usize = SECRET_LEN + DIGITS_LEN + DIGITS_LEN;
 /// `_`, key id, `_`, secret, seal and checksum: all that follows the prefix.
-const TAIL_LEN: usize = 1 + KEY_ID_LEN + 1 + SECRET_LEN + DIGITS_LEN + DIGITS_LEN;
-const MAX_TOKEN_LEN: usize = MAX_PREFIX_LEN + TAIL_LEN;
+const TAIL_LEN: usize = 1 + KEY_ID_LEN + 1 + BODY_LEN;
+pub const MAX_TOKEN_LEN: usize = MAX_PREFIX_LEN + TAIL_LEN;
 /// How long a token of another format may be.
 const FOREIGN_LEN: RangeInclusive<usize> = 8..=512;
 
@@ -252,13 +254,13 @@ fn parts(text: &str) -> Result<(usize, KeyId), TokenError> {
     if !well_formed {
         return Err(TokenError::Shape);
     }
-    let (summed, found) =
-        text.split_at_checked(text.len() - DIGITS_LEN).ok_or(TokenError::Shape)?;
-    if checksum(summed).as_slice() == found.as_bytes() {
-        Ok((prefix_len, key_id))
-    } else {
-        Err(TokenError::Checksum)
-    }
+    if has_right_checksum(text) { Ok((prefix_len, key_id)) } else { Err(TokenError::Checksum) }
+}
+
+/// Whether the last six characters are the checksum of all before them.
+pub fn has_right_checksum(text: &str) -> bool {
+    let parts = text.len().checked_sub(DIGITS_LEN).and_then(|end| text.split_at_checked(end));
+    parts.is_some_and(|(summed, found)| checksum(summed).as_slice() == found.as_bytes())
 }
 
 fn random_key_id<R: TryRng + TryCryptoRng>(random: &mut R) -> Result<KeyId, RandomError> {
@@ -285,12 +287,12 @@ fn push_secret<R: TryRng + TryCryptoRng>(
 }
 
 /// A digit of `BASE32`: a range test, since searching the alphabet took a quarter of a parse.
-fn is_base32(byte: u8) -> bool {
+pub fn is_base32(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'h' | b'j' | b'k' | b'm' | b'n' | b'p'..=b't' | b'v'..=b'z')
 }
 
 /// Whether all bytes pass: without a way out, so that many of them are looked at in one step.
-fn all(bytes: &[u8], passes: impl Fn(u8) -> bool) -> bool {
+pub fn all(bytes: &[u8], passes: impl Fn(u8) -> bool) -> bool {
     bytes.iter().fold(true, |all, byte| all & passes(*byte))
 }
 

@@ -1,6 +1,7 @@
 """What a type checker makes of the public signatures. It is checked, and never run."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, assert_type
@@ -32,8 +33,10 @@ from keylatch.fastapi import (
     RefusedError,
     keys_router,
 )
+from keylatch.identifying import Identified
 from keylatch.kids import SecretStatus
 from keylatch.management import KeyManagement
+from keylatch.masking import MaskTokens, install, mask_tokens
 from keylatch.memory import MemoryStore
 from keylatch.records import Health
 from keylatch.sqlalchemy import SQLAlchemyStore, metadata
@@ -94,7 +97,11 @@ async def life(keys: APIKeys, session: AsyncSession, old_session: Session) -> No
     page = await keys.list(owner="u1", status="active", expiring_before=datetime.now(UTC))
     assert_type(page, Page)
     assert_type((page.items, page.next_cursor), tuple[list[APIKey], str | None])
-    assert_type(await keys.rotate(new.key.id, grace=timedelta(hours=24)), NewKey)
+    assert_type(await keys.rotate(new.key.id, grace=timedelta(hours=24), reason="leaked"), NewKey)
+    found = await keys.identify(new.token)
+    assert_type(found, Identified)
+    assert_type((found.key, found.proven), tuple[APIKey | None, bool])
+    assert_type((found.key_id, found.sealed_by), tuple[str, str | None])
     assert_type(await keys.revoke(new.key.id, reason="leaked"), APIKey)
     assert_type(await keys.revoke_all(owner="u1"), Sequence[str])
     assert_type(await keys.events(new.key.id), Sequence[KeyEvent])
@@ -193,6 +200,14 @@ def fastapi(keys: APIKeys) -> None:
     @app.get("/items")
     async def items(key: Annotated[APIKey, Security(auth, scopes=["items:read"])]) -> str:
         return key.id
+
+
+def logs(record: logging.LogRecord, event: dict[str, Any]) -> None:
+    """What is masked."""
+    install()
+    install("", "uvicorn.access")
+    assert_type(MaskTokens().filter(record), bool)
+    assert_type(mask_tokens(None, "info", event), MutableMapping[str, Any])
 
 
 def errors(error: RefusedError, lacking: InsufficientScopeError, down: UnavailableError) -> None:

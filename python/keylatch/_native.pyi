@@ -4,7 +4,7 @@ Mints, parses, hashes and verifies API keys. Its names are public through `keyla
 
 from typing import Any, SupportsIndex, final
 
-__all__ = ["Engine", "Hasher", "Row", "SecretRing", "Token", "TokenHeaders", "mint", "parse"]
+__all__ = ["Engine", "Hasher", "Row", "SecretRing", "Sighting", "Sightings", "Token", "TokenFinder", "TokenHeaders", "mask", "mask_bytes", "mint", "parse", "scan_files"]
 
 @final
 class Engine:
@@ -311,6 +311,90 @@ class SecretRing:
         """
 
 @final
+class Sighting:
+    """
+    A place where a token stands, or what looks like one. Shows nothing of its secret.
+    """
+    def __reduce__(self, /) -> "str": ...
+    def __repr__(self, /) -> str: ...
+    @property
+    def column(self, /) -> int:
+        """
+        The character of the line, counted from 1; 0 if it stands in the name of a file.
+        """
+    @property
+    def fingerprint(self, /) -> str:
+        """
+        The SHA-256 of the whole text, in hexadecimal digits: it tells the same token elsewhere,
+        and nothing of its 256 random bits.
+        """
+    @property
+    def genuine(self, /) -> bool:
+        """
+        Whether its checksum is right, so that it is a token, ours or not.
+        """
+    @property
+    def key_id(self, /) -> str:
+        """
+        The key id that stands there.
+        """
+    @property
+    def line(self, /) -> int:
+        """
+        The line, counted from 1; 0 if it stands in the name of a file.
+        """
+    @property
+    def offset(self, /) -> int:
+        """
+        Where it begins, in bytes.
+        """
+    @property
+    def prefix(self, /) -> str:
+        """
+        What stands before the key id, such as ``acme_live``.
+        """
+    def token(self, /) -> Token | None:
+        """
+        The token, if its checksum is right.
+        """
+    @property
+    def wide(self, /) -> bool:
+        """
+        Whether it stands in UTF-16.
+        """
+
+@final
+class Sightings:
+    """
+    What came of a search in files.
+    """
+    @property
+    def bytes(self, /) -> int:
+        """
+        How many bytes were read.
+        """
+    @property
+    def files(self, /) -> int:
+        """
+        How many files were looked at.
+        """
+    @property
+    def found(self, /) -> list[tuple[str, Sighting]]:
+        """
+        Paths of files, and what stands in them or in their names.
+        """
+    @property
+    def repositories(self, /) -> list[str]:
+        """
+        Paths of directories that hold the objects of a git repository, and of ``.git`` files.
+        """
+    @property
+    def unread(self, /) -> list[tuple[str, str]]:
+        """
+        Paths of what could not be read, and why.
+        """
+
+@final
 class Token:
     """
     A whole token, well-formed and with a right checksum, that no ``repr``, log or traceback
@@ -360,6 +444,28 @@ class Token:
         """
 
 @final
+class TokenFinder:
+    """
+    Finds tokens in bytes that come piece by piece.
+
+    Args:
+        prefixes: Only tokens of these; of any, if there is none.
+        look_alikes: Whether to find what has a token's shape and a wrong checksum, too.
+
+    Raises:
+        ValueError: A prefix is outside its format.
+    """
+    def __new__(cls, /, *, prefixes: "list[str]", look_alikes: "bool") -> TokenFinder: ...
+    def end(self, /) -> list[Sighting]:
+        """
+        Returns what is left, and begins anew.
+        """
+    def feed(self, /, data: bytes) -> list[Sighting]:
+        """
+        Takes the next bytes, and returns what was found so far and not yet returned.
+        """
+
+@final
 class TokenHeaders:
     """
     What of a request carries the token, and how it is taken from there.
@@ -388,6 +494,22 @@ class TokenHeaders:
             AmbiguousCredentialsError: A header stands twice, or two sources differ.
             TypeError: The headers are not pairs of bytes, or the query string is no bytes.
         """
+
+def mask(text: str) -> str:
+    """
+    Masks the secret part of every token in a text, whole or cut: ``acme_live_<key id>_***``.
+
+    Args:
+        text: A ``str`` of any content.
+
+    Returns:
+        The same object, if there is nothing to mask.
+    """
+
+def mask_bytes(data: bytes) -> bytes:
+    """
+    The same for bytes.
+    """
 
 def mint(prefix: str, ring: SecretRing) -> str:
     """
@@ -418,4 +540,22 @@ def parse(token: str) -> Token:
 
     Raises:
         InvalidTokenError: It is not in the format, or its checksum is wrong.
+    """
+
+def scan_files(paths: "list[str]", *, prefixes: "list[str]", look_alikes: "bool", progress: Any) -> Sightings:
+    """
+    Finds tokens in files and in their names, in whole trees, on every core.
+
+    Symbolic links are not followed, unless they are among the paths. Devices, sockets and pipes
+    are passed over.
+
+    Args:
+        paths: Files and directories.
+        prefixes: Only tokens of these; of any, if there is none.
+        look_alikes: Whether to find what has a token's shape and a wrong checksum, too.
+        progress: Is told now and then how many files and bytes were read; if it raises, the search
+            ends with that.
+
+    Raises:
+        ValueError: A prefix is outside its format.
     """

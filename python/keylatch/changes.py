@@ -68,6 +68,7 @@ def rotated(
     expires_at: datetime | None,
     expires_in: timedelta | None,
     now: datetime,
+    reason: str | None = None,
     actor: str | None,
 ) -> Change:
     """A successor like the key, which itself ends with the grace, or sooner if it was to.
@@ -90,7 +91,8 @@ def rotated(
         at=now,
         action="rotated",
         actor=actor,
-        details={"successor": successor.key.id, "expires_at": _plain(ends_at)},
+        details={"successor": successor.key.id, "expires_at": _plain(ends_at)}
+        | ({} if reason is None else {"reason": reason}),
     )
     return Change(
         key=replace(old, expires_at=ends_at, successor=successor.key.id),

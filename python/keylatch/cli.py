@@ -38,6 +38,7 @@ class ExitCode(IntEnum):
     CONFIGURATION = 4
     UNAVAILABLE = 5
     ENDED = 6
+    UNREAD = 7
     DEFECT = 70
     OUTPUT = 74
     STOPPED = 130

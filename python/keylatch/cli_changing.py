@@ -3,7 +3,6 @@
 Knows the collection of keys and the output.
 """
 
-import sys
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 
 from keylatch import bounds
 from keylatch import cli_output as output
+from keylatch.cli_asking import confirm, require_somebody
 from keylatch.cli_database import require_file
 from keylatch.cli_keys import every, run, sealing, stored
 from keylatch.cli_options import (
@@ -25,7 +25,6 @@ from keylatch.cli_options import (
     Yes,
     duration,
 )
-from keylatch.cli_tokens import on_terminal
 from keylatch.keys import APIKeys
 from keylatch.records import APIKey, NewKey
 
@@ -146,14 +145,14 @@ def revoke(
     """
     if (key_id is None) == (owner is None):
         raise ValueError("give the id of a key, or --owner ID for every key of an owner")
-    _require_somebody(yes=yes)
+    require_somebody(yes=yes)
     keys = stored(database)
     if owner is not None:
         _revoke_all(keys, owner, reason=reason, actor=actor, yes=yes, as_json=as_json)
     elif key_id is not None:
         if not yes:
             # Asked between two runs: inside of one, asyncio would hold Ctrl-C back.
-            _confirm(f"Revoke {_named(run(keys, lambda: keys.get(key_id)))}, for good?")
+            confirm(f"Revoke {_named(run(keys, lambda: keys.get(key_id)))}, for good?")
         key = run(keys, lambda: keys.revoke(key_id, reason=reason, actor=actor))
         output.key(key, as_json=as_json)
 
@@ -181,7 +180,7 @@ def purge(
     An hour is the least, by when every worker has heard of their end. Needs neither server secret
     nor prefix.
     """
-    _require_somebody(yes=yes or dry_run)
+    require_somebody(yes=yes or dry_run)
     keys = stored(database)
     until = bounds.dead_since(dead_for, now=datetime.now(UTC))
     if dry_run:
@@ -189,7 +188,7 @@ def purge(
     else:
         if not yes and (count := _count_dead(keys, until)):
             ended = f"{_many(count)} that had ended by {until:%Y-%m-%d %H:%M} UTC"
-            _confirm(f"Delete {ended}, with all that is known of them, for good?")
+            confirm(f"Delete {ended}, with all that is known of them, for good?")
         with output.progress("deleting keys"):
             answer = {"deleted": run(keys, lambda: keys.purge(dead_for=dead_for))}
     if as_json:
@@ -207,7 +206,7 @@ def _revoke_all(
 
     whose = output.printable(owner)
     if not yes and (count := run(keys, unrevoked)):
-        _confirm(f"Revoke {_many(count)} of {whose}, for good?")
+        confirm(f"Revoke {_many(count)} of {whose}, for good?")
     with output.progress("revoking keys"):
         ids = run(keys, lambda: keys.revoke_all(owner=owner, reason=reason, actor=actor))
     if as_json:
@@ -230,19 +229,6 @@ def _count_dead(keys: APIKeys, until: datetime) -> int:
         )
 
     return run(keys, count)
-
-
-def _require_somebody(*, yes: bool) -> None:
-    if not yes and not on_terminal():
-        raise ValueError("there is nobody to ask, standard input is no terminal: add --yes")
-
-
-def _confirm(question: str) -> None:
-    # Not typer.confirm, which writes a blank to standard output.
-    sys.stderr.write(f"{question} [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
-        raise typer.Abort
 
 
 def _named(key: APIKey) -> str:

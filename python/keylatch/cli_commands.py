@@ -20,6 +20,7 @@ from keylatch.cli_database import require_file
 from keylatch.cli_db import app as db
 from keylatch.cli_import import app as importing
 from keylatch.cli_keys import run, sealing
+from keylatch.cli_leaked import app as leaking
 from keylatch.cli_options import (
     Actor,
     AsJSON,
@@ -32,6 +33,7 @@ from keylatch.cli_options import (
 )
 from keylatch.cli_reading import app as reading
 from keylatch.cli_routes import app as routes
+from keylatch.cli_scan import app as scanning
 from keylatch.cli_secrets import app as secrets
 from keylatch.cli_tokens import Inspection, read_token
 from keylatch.errors import AuthenticationError
@@ -47,12 +49,13 @@ Environment:
 \b
 Exit codes:
     0  fine
-    1  refused (verify, inspect), found (expiring, unused, secret status, routes), left out (import)
+    1  refused (verify, inspect, leaked), left out (import), found (scan, routes and reminders)
     2  usage
     3  no such key
     4  configuration: server secret, database URL, tables, missing package
     5  the database is unavailable
     6  the key has ended, or was rotated (update, rotate)
+    7  something could not be read (scan)
    70  a defect of keylatch
    74  the answer could not be written
   130  stopped: at a prompt nothing was changed, later it may be
@@ -70,6 +73,8 @@ app = typer.Typer(
 app.add_typer(reading)
 app.add_typer(changing)
 app.add_typer(routes)
+app.add_typer(scanning)
+app.add_typer(leaking)
 app.add_typer(db, name="db")
 app.add_typer(secrets, name="secret")
 app.add_typer(importing, name="import")

@@ -37,7 +37,12 @@ def stored(database: str) -> APIKeys:
 
     Listing and revoking use neither prefix nor server secret: these are gone with the process.
     """
-    secret = SecretRing(SecretRing.generate())
+    return unlimited(database, None)
+
+
+def unlimited(database: str, ring: SecretRing | None) -> APIKeys:
+    """The keys for those who ask whose a token is, of whatever prefix, and count no use."""
+    secret = ring or SecretRing(SecretRing.generate())
     keys = APIKeys(database, prefix=_ANY_PREFIX, secret=secret, allow_missing_secrets=True)
     cli_database.require_file(database)
     return keys

@@ -173,10 +173,14 @@ def events(found: Sequence[KeyEvent]) -> None:
         (f"{event.at:%Y-%m-%d %H:%M:%S}", event.action, event.actor or "", _details(event))
         for event in found
     ]
-    labels = ("at (UTC)", "action", "actor", "details")
+    listed(("at (UTC)", "action", "actor", "details"), {"at (UTC)", "action"}, lines)
+
+
+def listed(labels: Sequence[str], fixed: Container[str], lines: Sequence[Sequence[str]]) -> None:
+    """Writes lines for people, likewise; what is empty is left out of what stands below."""
     _listed(
         [[pair for pair in zip(labels, line, strict=True) if pair[1]] for line in lines],
-        lambda: _table(labels, {"at (UTC)", "action"}, lines),
+        lambda: _table(labels, fixed, lines),
     )
 
 
@@ -193,10 +197,7 @@ def routes(found: Sequence[Mapping[str, Any]]) -> None:
         )
         for row in found
     ]
-    _listed(
-        [[pair for pair in zip(labels, line, strict=True) if pair[1]] for line in lines],
-        lambda: _table(labels, {"methods"}, lines),
-    )
+    listed(labels, {"methods"}, lines)
 
 
 @contextlib.contextmanager

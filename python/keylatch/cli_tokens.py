@@ -16,6 +16,8 @@ from keylatch.errors import InvalidTokenError
 
 # What a credential header may hold, too.
 _MAX_INPUT: Final = 4096
+# Ten thousand tokens, one a line.
+_MOST_INPUT: Final = 1 << 20
 _MAX_TOKEN: Final = 97
 # A token but for its checksum, so that one that was mistyped can still be told by its key id.
 _SHAPE: Final = re.compile(
@@ -39,6 +41,20 @@ def read_token() -> str:
     if not token:
         raise ValueError("there is no token: write one to standard input, and nothing else")
     return token
+
+
+def read_tokens() -> list[str]:
+    """Reads tokens, one a line; from a terminal one. ``ValueError`` if there is none."""
+    if on_terminal() or sys.stdin is None:
+        return [read_token()]
+    text = sys.stdin.buffer.read(_MOST_INPUT + 1)
+    if len(text) > _MOST_INPUT:
+        raise ValueError("standard input is longer than 1 MiB: pass tokens, one a line")
+    tokens = text.decode(errors="replace").split()
+    del text
+    if not tokens:
+        raise ValueError("there is no token: write them to standard input, one a line")
+    return tokens
 
 
 def _ask() -> str:

@@ -28,7 +28,7 @@ from keylatch.errors import (
 )
 from keylatch.feed import Notify, Poll
 from keylatch.grace import GraceHeaders
-from keylatch.importing import TokenImport
+from keylatch.identifying import TokenIdentification
 from keylatch.kids import SecretStatus
 from keylatch.loading import Loader
 from keylatch.moments import to_microseconds
@@ -50,7 +50,7 @@ _LONGEST: Final = 86_400
 _MOST_LOOKUPS: Final = 1_000_000
 
 
-class APIKeys(TokenImport):
+class APIKeys(TokenIdentification):
     """A collection of API keys in one database.
 
     Use it as ``async with keys:``, or hand ``keys.lifespan`` to ``FastAPI(lifespan=...)``.

@@ -192,6 +192,7 @@ class KeyManagement(KeyMaking):
         grace: timedelta,
         expires_in: timedelta | None = None,
         expires_at: datetime | None = None,
+        reason: str | None = None,
         actor: str | None = None,
         connection: "HostConnection | None" = None,
     ) -> NewKey:
@@ -207,6 +208,7 @@ class KeyManagement(KeyMaking):
             expires_in: How long the new key lives. If neither is given, for as long as from the
                 making of the old one to its end.
             expires_at: The moment, aware, at which the new key ends.
+            reason: Why, 1 to 255 characters, for the audit trail.
             actor: Who, 1 to 255 characters, for the audit trail.
             connection: A session or connection whose transaction this belongs to.
 
@@ -225,6 +227,7 @@ class KeyManagement(KeyMaking):
         """
         key_id = _key_id_or_nothing(key_id)
         actor = bounds.optional_text(actor, "actor")
+        reason = bounds.optional_text(reason, "reason")
         bounds.grace(grace, now=self._now())
         bounds.expiry(now=self._now(), expires_at=expires_at, expires_in=expires_in)
         made: dict[str | None, NewKey] = {}  # one for each time that a transaction was begun
@@ -247,6 +250,7 @@ class KeyManagement(KeyMaking):
                 expires_at=expires_at,
                 expires_in=expires_in,
                 now=self._now(),
+                reason=reason,
                 actor=actor,
             )
 

@@ -15,6 +15,9 @@ mod imported;
 mod interleavings;
 #[cfg(not(feature = "shuttle"))]
 mod ledger;
+mod masking;
+mod rules;
+mod scan;
 mod secrets;
 mod sources;
 mod token;

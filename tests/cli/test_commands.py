@@ -184,7 +184,7 @@ def test_help_documents_every_exit_code(bare):
     assert shown.stdout == bare.run().stdout
     listed = shown.stdout.split("Exit codes:")[1].splitlines()
     codes = [line.split()[0] for line in listed if line.strip()]
-    assert codes == ["0", "1", "2", "3", "4", "5", "6", "70", "74", "130", "141"]
+    assert codes == ["0", "1", "2", "3", "4", "5", "6", "7", "70", "74", "130", "141"]
 
 
 def test_the_readme_names_every_command_and_no_other(inside):
@@ -192,4 +192,4 @@ def test_the_readme_names_every_command_and_no_other(inside):
     listed = inside.run("--help").stdout.split("Commands:\n")[1].split("\n\n")[0]
     commands = {line.split()[0] for line in listed.splitlines()}
     assert "..." not in listed
-    assert set(re.findall(r"`keylatch (\w+)", README)) == commands
+    assert set(re.findall(r"`keylatch (\w[\w-]*)", README)) == commands
