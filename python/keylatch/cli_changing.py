@@ -4,7 +4,7 @@ Knows the collection of keys and the output.
 """
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -28,7 +28,7 @@ from keylatch.cli_options import (
 from keylatch.keys import APIKeys
 from keylatch.records import APIKey, NewKey
 
-app = typer.Typer()
+app: Final = typer.Typer()
 
 
 @app.command()

@@ -62,7 +62,7 @@ Exit codes:
   141  the reader of the answer has gone
 """
 
-app = typer.Typer(
+app: Final = typer.Typer(
     help="API keys: make, verify, list, change and end them, and look after their tables.",
     epilog=_EPILOG,
     add_completion=False,

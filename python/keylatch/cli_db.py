@@ -20,7 +20,7 @@ T = TypeVar("T")
 # In seconds: making an index of a big table takes a while.
 _DEADLINE: Final = 3600.0
 
-app = typer.Typer(
+app: Final = typer.Typer(
     help="Make the tables, bring them up to date, or check them.", rich_markup_mode=None
 )
 

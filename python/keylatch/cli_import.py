@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _LEFT_OUT: Final = 1
 
-app = typer.Typer(
+app: Final = typer.Typer(
     help="Move the keys of another application over.",
     rich_markup_mode=None,
 )

@@ -20,7 +20,7 @@ from keylatch.records import Page, Status
 _NOTHING: Final = 0
 _SOMETHING: Final = 1
 
-app = typer.Typer()
+app: Final = typer.Typer()
 
 
 @app.command("list")

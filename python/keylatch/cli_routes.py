@@ -21,7 +21,7 @@ from keylatch.errors import ConfigurationError
 # As diff has it.
 _FOUND: Final = 1
 
-app = typer.Typer()
+app: Final = typer.Typer()
 
 
 @app.command()

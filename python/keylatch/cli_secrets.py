@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _DEADLINE: Final = 3600.0
 _IN_USE: Final = 1
 
-app = typer.Typer(rich_markup_mode=None)
+app: Final = typer.Typer(rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)

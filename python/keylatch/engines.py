@@ -36,7 +36,7 @@ Unit = Callable[[sa.Connection], T]
 # One of many steps is called with what it calls after each of them.
 Steps = Callable[[sa.Connection, Callable[[], None]], T]
 
-logger = logging.getLogger("keylatch")
+logger: Final = logging.getLogger("keylatch")
 
 # Of a transaction that the database gave up in favour of another. Less than a second in all.
 _ATTEMPTS: Final = 8
@@ -69,7 +69,7 @@ class Database:
     ) -> None:
         self._owned = not isinstance(source, sa.Engine | AsyncEngine)
         try:
-            self.engine = engine_of(source, deadline)
+            self.engine: Final = engine_of(source, deadline)
         finally:
             del source  # its password would show in a traceback with locals
         self._deadline = deadline

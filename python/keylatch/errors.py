@@ -4,7 +4,7 @@ No text here ever holds a token, a server secret or a stored hash.
 """
 
 from collections.abc import Iterable
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 
 class KeylatchError(Exception):
@@ -85,8 +85,8 @@ class InsufficientScopeError(AuthenticationError):
     code = "insufficient_scope"
 
     def __init__(self, required: Iterable[str], granted: Iterable[str]) -> None:
-        self.required = frozenset(required)
-        self.granted = frozenset(granted)
+        self.required: Final = frozenset(required)
+        self.granted: Final = frozenset(granted)
         lacking = " ".join(sorted(self.required - self.granted))
         super().__init__(f"API key lacks a scope: use a key with {lacking}")
 

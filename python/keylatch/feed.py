@@ -17,7 +17,7 @@ from keylatch.errors import KeylatchError
 from keylatch.records import Mark
 from keylatch.store import Store
 
-logger = logging.getLogger("keylatch")
+logger: Final = logging.getLogger("keylatch")
 
 # Entries of the audit trail that are read at once.
 _PORTION: Final = 1000

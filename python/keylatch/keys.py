@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-logger = logging.getLogger("keylatch")
+logger: Final = logging.getLogger("keylatch")
 
 # Ten million keys take eight gigabytes.
 _MOST_CACHED_KEYS: Final = 10_000_000

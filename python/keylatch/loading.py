@@ -23,7 +23,7 @@ from keylatch.rehashing import Rehasher
 from keylatch.store import Store
 from keylatch.stretching import Stretching
 
-logger = logging.getLogger("keylatch")
+logger: Final = logging.getLogger("keylatch")
 
 # A key that is changed between every reading of it and its use is not changed by people.
 _MOST_READINGS: Final = 10

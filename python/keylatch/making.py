@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-logger = logging.getLogger("keylatch")
+logger: Final = logging.getLogger("keylatch")
 
 # A second duplicate among 2^80 ids is a broken random source, not chance.
 _MINT_ATTEMPTS: Final = 3

@@ -18,7 +18,7 @@ from keylatch.errors import KeylatchError
 from keylatch.kids import kid_of
 from keylatch.store import Store
 
-logger = logging.getLogger("keylatch")
+logger: Final = logging.getLogger("keylatch")
 
 # Keys that may wait. One that finds no place is noticed again when it is read anew.
 _MOST_WAITING: Final = 1000

@@ -5,7 +5,7 @@ Knows the bounds of a key; no collection of keys.
 
 import re
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -52,7 +52,7 @@ Metadata = Annotated[dict[str, Any], AfterValidator(bounds.metadata)]
 class _Taken(BaseModel):
     """What is not in the model is an error: nobody shall think that it was heeded."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
 
 class KeyToCreate(_Taken):
@@ -76,7 +76,7 @@ class KeyToCreate(_Taken):
 class KeyEdits(_Taken):
     """What changes of a key. What is left out stays as it is."""
 
-    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+    model_config: ClassVar[ConfigDict] = ConfigDict(json_schema_extra={"minProperties": 1})
 
     name: Text = Field(default_factory=_absent, description="What people call it.")
     scopes: Scopes = Field(default_factory=_absent, description="All scopes that it has from now.")
@@ -137,7 +137,7 @@ class TrailQuery(_Taken):
 
 
 class _Answered(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(from_attributes=True)
 
 
 class KeyInfo(_Answered):

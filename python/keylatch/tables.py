@@ -10,7 +10,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
-metadata = sa.MetaData()
+metadata: Final = sa.MetaData()
 
 # Of MariaDB's engines, one that has transactions, whatever the server's default is.
 _ENGINE: Final[dict[str, Any]] = {"mysql_engine": "InnoDB", "mariadb_engine": "InnoDB"}
@@ -23,8 +23,10 @@ class UTCDateTime(sa.types.TypeDecorator[datetime]):
     """An aware moment in UTC with microseconds, also on databases that keep no time zone."""
 
     # MariaDB drops what is below a second, unless the type says otherwise.
-    impl = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
-    cache_ok = True
+    impl: sa.types.TypeEngine[Any] = sa.DateTime(timezone=True).with_variant(
+        mysql.DATETIME(fsp=6), "mysql", "mariadb"
+    )
+    cache_ok: bool | None = True
 
     def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
         """To the database: UTC."""

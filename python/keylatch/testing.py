@@ -29,7 +29,7 @@ class Clock:
     """
 
     def __init__(self) -> None:
-        self.now = datetime.now(UTC)
+        self.now: datetime = datetime.now(UTC)
 
     def __call__(self) -> datetime:
         """The time."""

@@ -15,7 +15,7 @@ from keylatch.moments import from_microseconds, to_microseconds
 from keylatch.records import Use
 from keylatch.store import Store
 
-logger = logging.getLogger("keylatch")
+logger: Final = logging.getLogger("keylatch")
 
 # Keys whose uses are written in one transaction: long ones keep others from their rows.
 _PORTION: Final = 500
