@@ -7,6 +7,9 @@ WHEELS := target/wheels
 RUST := $(wildcard src/*.rs) Cargo.toml Cargo.lock pyproject.toml
 SOURCES := $(RUST) $(shell find python/keylatch -type f -not -name "*.pyc")
 
+# Without the variable it asks npm at every run whether it is the latest.
+PYRIGHT := PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/python -m pyright --pythonpath $(BIN)/python
+
 # cargo and maturin take the `python3` that they find: the environment's, which is new enough.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -37,7 +40,9 @@ lint: $(VENV)/.wheel $(VENV)/.dev ## Formatting, lints, types and stubs.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m mypy
-	$(BIN)/python -m mypy typing_tests/public.py
+	$(BIN)/python -m mypy typing_tests
+	$(PYRIGHT) typing_tests
+	$(PYRIGHT) --ignoreexternal --verifytypes keylatch >target/verifytypes || { cat target/verifytypes; exit 1; }
 	$(BIN)/maturin generate-stubs --quiet --features stubs --out target/stubs
 	diff -u python/keylatch/_native.pyi target/stubs/keylatch/_native.pyi
 	$(BIN)/python -m mypy.stubtest keylatch._native

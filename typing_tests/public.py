@@ -1,15 +1,28 @@
 """What a type checker makes of the public signatures. It is checked, and never run."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, assert_type
+from typing import Annotated, Any, Literal, assert_type
 
 from fastapi import APIRouter, FastAPI, Security
+from fastapi.security import SecurityScopes
+from prometheus_client import REGISTRY
+from prometheus_client.core import Metric
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
+from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope, Send
 
 from keylatch import (
     APIKey,
@@ -24,20 +37,25 @@ from keylatch import (
     mint,
     parse,
 )
+from keylatch._native import TokenHeaders
 from keylatch.asgi import APIKeyMiddleware, verified_key
-from keylatch.errors import AuthenticationError, InsufficientScopeError, UnavailableError
+from keylatch.errors import UnavailableError
 from keylatch.fastapi import (
     APIKeyAuth,
     CarriedAPIKey,
     OptionalAPIKey,
     RefusedError,
     keys_router,
+    problem_handler,
+    unavailable_error_handler,
 )
 from keylatch.identifying import Identified
-from keylatch.kids import SecretStatus
+from keylatch.importing import TokenToImport
+from keylatch.kids import SecretStatus, SecretUse
 from keylatch.management import KeyManagement
 from keylatch.masking import MaskTokens, install, mask_tokens
 from keylatch.memory import MemoryStore
+from keylatch.prometheus import HealthCollector
 from keylatch.records import Health
 from keylatch.sqlalchemy import SQLAlchemyStore, metadata
 
@@ -54,6 +72,8 @@ def primitives() -> None:
     assert_type(parsed, Token)
     assert_type((parsed.prefix, parsed.key_id), tuple[str, str])
     assert_type(parsed.sealed_by(ring), str | None)
+    assert_type(parsed.reveal(), str)
+    assert_type(Token.mint("acme_live", ring), Token)
     hasher = Hasher(ring, scheme="argon2id", memory_kib=19456, iterations=2, parallelism=1)
     stored = hasher.hash(parsed)
     assert_type(stored, str)
@@ -72,7 +92,7 @@ def collections(asynchronous: AsyncEngine, synchronous: Engine) -> None:
         feed="notify",
         imported_tokens=True,
     )
-    assert_type(keys.prefixes, Sequence[str])
+    assert_type((keys.prefix, keys.prefixes), tuple[str, Sequence[str]])
     assert_type(metadata.tables.keys() >= {"api_keys"}, bool)
 
 
@@ -104,7 +124,7 @@ async def life(keys: APIKeys, session: AsyncSession, old_session: Session) -> No
     assert_type((found.key_id, found.sealed_by), tuple[str, str | None])
     assert_type(await keys.revoke(new.key.id, reason="leaked"), APIKey)
     assert_type(await keys.revoke_all(owner="u1"), Sequence[str])
-    assert_type(await keys.events(new.key.id), Sequence[KeyEvent])
+    assert_type(await keys.events(new.key.id, latest=50), Sequence[KeyEvent])
     assert_type(await keys.purge(dead_for=timedelta(days=365)), int)
     assert_type(await keys.create_many([KeyRequest(name="ci")]), Sequence[NewKey])
     assert_type(await keys.import_token("a token from elsewhere", name="old"), APIKey)
@@ -112,16 +132,57 @@ async def life(keys: APIKeys, session: AsyncSession, old_session: Session) -> No
     assert_type(keys.health(), Health)
     assert_type(await keys.grace_headers(new.key), dict[str, str])
     assert_type(keys.delegated_to(new.key), KeyManagement)
-    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] = keys.lifespan
-    assert_type(lifespan(FastAPI()), AbstractAsyncContextManager[None])
+    assert_type(await keys.flush(), None)
 
 
-def fields(key: APIKey) -> None:
-    """What a key has."""
-    assert_type(key.scopes, frozenset[str])
-    assert_type(key.metadata, dict[str, Any])
-    assert_type(key.expires_at, datetime | None)
-    assert_type(key.owner, str | None)
+async def importing(keys: APIKeys) -> None:
+    """What moves many tokens over."""
+    token = keys.read_imported("a token from elsewhere")
+    assert_type(token, Token)
+    assert_type(await keys.find_imported([token]), dict[str, str])
+    wanted = TokenToImport(token, KeyRequest(name="ci"))
+    assert_type((wanted.token, wanted.request), tuple[Token, KeyRequest])
+    assert_type(await keys.import_many([wanted], actor="ops"), Sequence[APIKey])
+
+
+async def integrating(keys: APIKeys, key: APIKey) -> None:
+    """What connects a collection to a web framework."""
+    async with keys.lifespan(FastAPI()) as nothing:
+        assert_type(nothing, None)
+    assert_type(keys.on_startup(print), None)
+    sources = TokenHeaders(bearer=True, names=["X-API-Key"])
+    assert_type(await keys.authenticate([], sources=sources, scopes=frozenset("a")), APIKey)
+    assert_type(keys.permit(key, frozenset({"items:read"})), None)
+
+
+def fields(key: APIKey, event: KeyEvent, request: KeyRequest) -> None:
+    """What a key has, an entry of its trail, and what is asked for."""
+    assert_type((key.id, key.prefix, key.name, key.owner), tuple[str, str, str, str | None])
+    assert_type((key.scopes, key.metadata), tuple[frozenset[str], dict[str, Any]])
+    assert_type((key.created_at, key.expires_at), tuple[datetime, datetime | None])
+    assert_type((key.revoked_at, key.last_used_at), tuple[datetime | None, datetime | None])
+    assert_type((key.use_count, key.successor), tuple[int, str | None])
+    assert_type(key.status(datetime.now(UTC)), Literal["active", "expired", "revoked"])
+    assert_type((event.key_id, event.at, event.action), tuple[str, datetime, str])
+    assert_type((event.actor, event.details), tuple[str | None, dict[str, Any]])
+    assert_type((request.name, request.owner), tuple[str, str | None])
+    assert_type((request.scopes, request.prefix), tuple[Iterable[str], str | None])
+    assert_type((request.expires_in, request.expires_at), tuple[timedelta | None, datetime | None])
+    assert_type(request.metadata, Mapping[str, Any] | None)
+
+
+def states(health: Health, status: SecretStatus, use: SecretUse) -> None:
+    """How a collection and its server secrets do."""
+    assert_type((health.started, health.fresh), tuple[bool, bool])
+    assert_type((health.feed_age, health.hit_rate), tuple[float | None, float | None])
+    assert_type((health.cached_keys, health.hits, health.misses), tuple[int, int, int])
+    assert_type((health.unwritten_usage, health.lost_usage), tuple[int, int])
+    assert_type(health.refusals, dict[str, int])
+    assert_type((status.active, status.retired), tuple[str, Sequence[str]])
+    assert_type((status.removable, status.missing), tuple[Sequence[str], Sequence[str]])
+    assert_type((status.uses, status.done), tuple[Sequence[SecretUse], bool])
+    assert_type(SecretStatus.of(["k1"], [use]), SecretStatus)
+    assert_type((use.kid, use.living, use.dead, use.imported), tuple[str | None, int, int, int])
 
 
 class User:
@@ -181,21 +242,26 @@ def key_or_user(auth: APIKeyAuth) -> None:
         assert_type(who, APIKey | User)
 
 
-def fastapi(keys: APIKeys) -> None:
+async def fastapi(keys: APIKeys, connection: HTTPConnection, scopes: SecurityScopes) -> None:
     """What routes ask for."""
-    auth = APIKeyAuth(keys, bearer=True, headers=["X-API-Key"], realm="api")
+    auth = APIKeyAuth(keys, bearer=True, headers=["X-API-Key"], realm="api", scheme_name="APIKey")
+    assert_type(auth, APIKeyAuth)
     APIKeyAuth(keys, bearer=False, headers=[], cookie="__Host-key", query="key")
-    assert_type(auth.over(keys), APIKeyAuth)
-    assert_type((auth.headers_of("t"), auth.query_of("t")), tuple[dict[str, str], dict[str, str]])
+    assert_type(auth.query_of("a token"), dict[str, str])
     assert_type(auth.keys, APIKeys)
-    assert_type(auth.optional, OptionalAPIKey)
+    assert_type(await auth(connection, scopes), APIKey)
+    optional = auth.optional
+    assert_type(optional, OptionalAPIKey)
+    assert_type(await optional(connection, scopes), APIKey | None)
     assert_type(auth.owner(load), Callable[..., Awaitable[User]])
     assert_type(auth.owner(load_in_a_thread), Callable[..., Awaitable[User]])
+    assert_type(auth.over(keys), APIKeyAuth)
+    assert_type(auth.headers_of("a token"), dict[str, str])
     assert_type(keys_router(auth), APIRouter)
     app = FastAPI(lifespan=keys.lifespan)
     app.include_router(keys_router(auth), prefix="/api-keys")
-    app.add_middleware(APIKeyMiddleware, keys=keys, exclude=["/health"], cookie="key", query="key")
-    assert_type(verified_key({}, keys), APIKey | None)
+    app.add_exception_handler(UnavailableError, unavailable_error_handler)
+    app.add_exception_handler(RefusedError, problem_handler)
 
     @app.get("/items")
     async def items(key: Annotated[APIKey, Security(auth, scopes=["items:read"])]) -> str:
@@ -210,9 +276,20 @@ def logs(record: logging.LogRecord, event: dict[str, Any]) -> None:
     assert_type(mask_tokens(None, "info", event), MutableMapping[str, Any])
 
 
-def errors(error: RefusedError, lacking: InsufficientScopeError, down: UnavailableError) -> None:
-    """What goes wrong."""
-    assert_type(error.error, AuthenticationError | UnavailableError)
-    assert_type((lacking.status, lacking.code), tuple[int, str])
-    assert_type((lacking.required, lacking.granted), tuple[frozenset[str], frozenset[str]])
-    assert_type(down.retry_after, int)
+async def asgi(keys: APIKeys, scope: Scope, receive: Receive, send: Send) -> None:
+    """What stands around an application."""
+    FastAPI().add_middleware(
+        APIKeyMiddleware, keys=keys, exclude=["/health"], cookie="key", query="key"
+    )
+    outside = APIKeyMiddleware(FastAPI(), keys, scopes=["items:read"])
+    assert_type(await outside(scope, receive, send), None)
+    assert_type(outside.scopes, frozenset[str])
+    assert_type(outside.leaves_open("/items/{id}"), bool)
+    assert_type(verified_key(scope, keys), APIKey | None)
+
+
+def prometheus(keys: APIKeys) -> None:
+    """What Prometheus scrapes."""
+    collector = HealthCollector(keys, name="partners")
+    assert_type(collector.collect(), Iterator[Metric])
+    REGISTRY.register(collector)

@@ -168,7 +168,7 @@ class KeyStateError(KeylatchError):
     """
 
     def __init__(self, state: Literal["revoked", "expired", "rotated"]) -> None:
-        self.state = state
+        self.state: Final = state
         super().__init__(
             {
                 "revoked": "the key is revoked, which is final: create a new one",
