@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
+import browsers
 import databases
 import pytest
 import stores
@@ -30,8 +31,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Names the servers that tests had to do without."""
+    """Names the servers, and the browser, that tests had to do without."""
     databases.summarise(terminalreporter)
+    browsers.summarise(terminalreporter)
 
 
 def pytest_sessionfinish() -> None:
