@@ -21,6 +21,7 @@ MODULES = [
     "keylatch.asgi",
     "keylatch.errors",
     "keylatch.fastapi",
+    "keylatch.masking",
     "keylatch.memory",
     "keylatch.prometheus",
     "keylatch.sqlalchemy",
@@ -28,6 +29,7 @@ MODULES = [
 ]
 # What calls of these return or take, though it is seldom imported.
 BESIDES = {
+    "keylatch.identifying": ["Identified"],
     "keylatch.importing": ["TokenToImport"],
     "keylatch.kids": ["SecretStatus", "SecretUse"],
     "keylatch.management": ["KeyManagement"],

@@ -152,6 +152,7 @@ async def integrating(keys: APIKeys, key: APIKey) -> None:
     assert_type(keys.on_startup(print), None)
     sources = TokenHeaders(bearer=True, names=["X-API-Key"])
     assert_type(await keys.authenticate([], sources=sources, scopes=frozenset("a")), APIKey)
+    assert_type(keys.claims([], sources=sources, query=b""), bool | None)
     assert_type(keys.permit(key, frozenset({"items:read"})), None)
 
 
@@ -240,6 +241,8 @@ def key_or_user(auth: APIKeyAuth) -> None:
 
     async def route(who: Annotated[APIKey | User, Security(caller, scopes=["a"])]) -> None:
         assert_type(who, APIKey | User)
+
+    FastAPI().get("/")(route)
 
 
 async def fastapi(keys: APIKeys, connection: HTTPConnection, scopes: SecurityScopes) -> None:

@@ -33,7 +33,7 @@ _STANDARD_INPUT: Final = "-"
 _MOST_NAMED: Final = 5
 _AT_ONCE: Final = timedelta(0)
 
-app = typer.Typer()
+app: Final = typer.Typer()
 
 
 @app.command()

@@ -28,7 +28,7 @@ _UNREAD: Final = 7
 
 _MOST_SAID: Final = 20
 
-app = typer.Typer()
+app: Final = typer.Typer()
 
 
 @app.command()

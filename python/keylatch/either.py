@@ -51,9 +51,9 @@ class Either:
 
     def __init__(self, carried: Any, other: Callable[..., Any]) -> None:
         self.carried = carried
-        self.other = _beside(other, carried.mark)
+        self.other: Final = _beside(other, carried.mark)
         # What FastAPI reads the dependencies from. The key is taken first.
-        self.__signature__ = inspect.Signature(
+        self.__signature__: Final = inspect.Signature(
             [
                 _parameter("keylatch_key", Security(carried)),
                 _parameter("keylatch_other", Security(self.other)),
@@ -129,7 +129,7 @@ class _Beside:
         # Anew each time: FastAPI would keep what came before the key.
         own = _parameter(self._own, Depends(_Choice(call, mark), use_cache=False))
         others = [_guarded(each, mark).replace(kind=_KEYWORD) for each in parameters.values()]
-        self.__signature__ = inspect.Signature([own, *others])
+        self.__signature__: Final = inspect.Signature([own, *others])
 
     def __eq__(self, other: object) -> bool:
         """Whether it is called for the same: FastAPI asks once for both then."""

@@ -5,7 +5,7 @@ Knows FastAPI and the collection of keys. (No postponed annotations here: FastAP
 
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from typing import Annotated, Any, Concatenate, TypeVar, overload
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, TypeVar, overload
 from weakref import WeakSet
 
 from fastapi import APIRouter, FastAPI, Security
@@ -27,6 +27,9 @@ from keylatch.gate import ENTRY, Gate
 from keylatch.keys import APIKeys
 from keylatch.records import APIKey
 from keylatch.refusals import RefusedError, problem_handler, unavailable_error_handler
+
+if TYPE_CHECKING:
+    from fastapi.openapi.models import SecurityBase as Scheme
 
 __all__ = [
     "APIKeyAuth",
@@ -90,7 +93,8 @@ class APIKeyAuth(SecurityBase):
             keys, bearer=bearer, headers=headers, cookie=cookie, query=query, realm=realm
         )
         self._bearer, self._realm = bearer, realm
-        self.scheme_name = scheme_name
+        self.scheme_name: str = scheme_name
+        self.model: Scheme
         self.model, *others = schemes.of_sources(
             bearer=bearer, headers=gate.headers, cookie=cookie, query=query
         )
@@ -314,8 +318,8 @@ class OptionalAPIKey(SecurityBase):
     """
 
     def __init__(self, auth: APIKeyAuth) -> None:
-        self.model = auth.model
-        self.scheme_name = auth.scheme_name + openapi_document.OPTIONAL
+        self.model: Scheme = auth.model
+        self.scheme_name: str = auth.scheme_name + openapi_document.OPTIONAL
         self._auth = auth
 
     def __eq__(self, other: object) -> bool:
@@ -356,8 +360,8 @@ class CarriedAPIKey(SecurityBase):
     """
 
     def __init__(self, auth: APIKeyAuth) -> None:
-        self.model = auth.model
-        self.scheme_name = auth.scheme_name
+        self.model: Scheme = auth.model
+        self.scheme_name: str = auth.scheme_name
         self._auth = auth
 
     def __eq__(self, other: object) -> bool:

@@ -53,16 +53,19 @@ class Gate:
         query: str | None,
         realm: str,
     ) -> None:
-        self.challenge = Challenge(bearer=bearer, realm=realm)
+        self.challenge: Final = Challenge(bearer=bearer, realm=realm)
         if isinstance(headers, str):
             raise ConfigurationError('headers is a list of names, such as ["X-API-Key"], not one')
         self.keys = keys
-        self.headers = list(headers)
-        self.cookie, self.query = cookie, query
-        self.sources = TokenHeaders(bearer=bearer, names=self.headers, cookie=cookie, query=query)
+        self.headers: Final = list(headers)
+        self.cookie: Final = cookie
+        self.query: Final = query
+        self.sources: Final = TokenHeaders(
+            bearer=bearer, names=self.headers, cookie=cookie, query=query
+        )
         names = [*self.headers, "authorization"] if bearer else [*self.headers]
         names += [] if cookie is None else ["cookie"]
-        self.names = frozenset(name.lower().encode() for name in names)
+        self.names: Final = frozenset(name.lower().encode() for name in names)
 
     def __repr__(self) -> str:
         return f"Gate({self.keys!r})"
@@ -122,13 +125,15 @@ class Passed:
 
     def __init__(self, gate: Gate, key: APIKey, scope: Mapping[str, Any]) -> None:
         try:
-            self.gate = gate
-            self.key = key
+            self.gate: Final = gate
+            self.key: Final = key
             self.headers: tuple[tuple[bytes, bytes], ...] = tuple(scope["headers"])
             self.query: bytes | None = scope.get("query_string")
             outer = scope.get(ENTRY)
             # Not one of another request.
-            self.outer = outer if isinstance(outer, Passed) and outer.holds_for(scope) else None
+            self.outer: Final = (
+                outer if isinstance(outer, Passed) and outer.holds_for(scope) else None
+            )
         finally:
             del scope
 
