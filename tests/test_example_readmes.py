@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from examples import EXAMPLES, blocks, environment
 
-NAMES = ["existing"]
+NAMES = ["existing", "feed"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -20,15 +20,21 @@ def test_the_commands_run_as_written(name, tmp_path, curl):
     assert 'pip install "../..[fastapi,cli]" uvicorn' in install
     script = "\n".join(["set -e", *commands])
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        # What differs: the port, one terminal instead of two, and the environment of the tests.
+        port = listener.getsockname()[1]
+        # What differs: the port, one terminal instead of two, and no guess how long a start takes.
         start = f"uvicorn app:app --fd {listener.fileno()} >log 2>&1 & trap 'kill %1; wait' EXIT\n"
         assert script.count("uvicorn app:app\n") == 1
-        script = script.replace("uvicorn app:app\n", start)
-        script = script.replace("127.0.0.1:8000", f"127.0.0.1:{listener.getsockname()[1]}")
+        for written, run in {
+            "uvicorn app:app\n": start,
+            "127.0.0.1:8000": f"127.0.0.1:{port}",
+            "curl ": "curl -sS ",
+            "& sleep 1\n": "& until grep -q accepted log; do sleep 0.1; done\n",
+        }.items():
+            script = script.replace(written, run)
         done = subprocess.run(
-            ["bash", "-c", script.replace("curl ", "curl -sS ")],
+            ["bash", "-c", script],
             cwd=tmp_path,
-            env=environment(),
+            env=environment(FEED=f"ws://127.0.0.1:{port}"),
             pass_fds=[listener.fileno()],
             check=False,
             capture_output=True,
@@ -38,7 +44,7 @@ def test_the_commands_run_as_written(name, tmp_path, curl):
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in (tmp_path / "log").read_text()
     promised = re.findall(r"^# (.+)$", script, re.MULTILINE)
-    assert len(promised) > 3
+    assert len(promised) > 2
     pattern = "\n?".join(re.escape(line).replace("…", "[^\n]+?") for line in promised)
     assert re.fullmatch(pattern, done.stdout.strip()), done.stdout
     for file in (tmp_path / ".env", *tmp_path.glob("*.db")):
