@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from examples import EXAMPLES, blocks, environment
 
-NAMES = ["existing", "feed"]
+NAMES = ["existing", "feed", "saas"]
 
 
 @pytest.mark.parametrize("name", NAMES)
