@@ -1,5 +1,6 @@
 """Runs an example as its README says: in uvicorn, in a process of its own. Knows no example."""
 
+import importlib.util
 import os
 import re
 import socket
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 _OURS = {"DATABASE_URL", "KEYLATCH_SECRET", "KEYLATCH_DATABASE", "KEYLATCH_PREFIX"}
@@ -41,6 +43,14 @@ def serving(name: str, folder: Path, variables: dict[str, str]) -> Iterator[str]
         process.terminate()
         process.wait(timeout=30)
     assert "Traceback" not in log.read_text()
+
+
+def loaded(name: str) -> ModuleType:
+    """The app as a module of this process, to look inside. Reads the environment."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / name / "app.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def blocks(name: str, language: str) -> list[str]:

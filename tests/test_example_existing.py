@@ -7,7 +7,8 @@ import httpx2
 import pytest
 import sqlalchemy
 from databases import empty_database
-from examples import bearer, serving
+from examples import bearer, loaded, serving
+from starlette.testclient import TestClient
 
 from keylatch import SecretRing, parse
 
@@ -109,6 +110,20 @@ def test_a_user_who_leaves_takes_everything_along(client, rows):
         answer = client.get("/tasks", headers=bearer(token))
         assert (answer.status_code, "revoked" in answer.text) == (401, True)
     assert rows(f"SELECT * FROM tasks WHERE user_id = '{first['user_id']}'") == []
+
+
+def test_a_departure_that_fails_ends_no_key(tmp_path, monkeypatch):
+    """Where the user cannot be removed, the keys are not revoked either."""
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'existing.db'}")
+    monkeypatch.setenv("KEYLATCH_SECRET", SecretRing.generate())
+    module = loaded("existing")
+    with TestClient(module.app, raise_server_exceptions=False) as client:
+        headers = bearer(sign_up(client, "alan")["token"])
+        with module.engine.begin() as connection:
+            connection.execute(sqlalchemy.text("DROP TABLE tasks"))
+        assert client.delete("/users/me", headers=headers).status_code == 500
+        (key,) = client.get("/keys", headers=headers).json()["items"]
+        assert key["revoked_at"] is None
 
 
 @pytest.mark.parametrize("value", ['""', f'"{"a" * 201}"', '"\\u0000"', '"\\ud800"', "1", "null"])

@@ -1,7 +1,6 @@
 """The feed, run as its README says: WebSockets and server-sent events through a real server."""
 
 import asyncio
-import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -9,7 +8,7 @@ from functools import partial
 
 import httpx2
 import pytest
-from examples import EXAMPLES, bearer, serving
+from examples import bearer, loaded, serving
 from starlette.testclient import TestClient
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
@@ -177,9 +176,7 @@ def inside(variables, monkeypatch) -> Iterator[TestClient]:
     """The app in this process, to look inside, with a key that may do everything."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    spec = importlib.util.spec_from_file_location("feed_app", EXAMPLES / "feed" / "app.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = loaded("feed")
     with TestClient(module.app) as client:
         client.module, client.keys = module, module.keys
         yield client
