@@ -200,10 +200,11 @@ class APIKeyAuth(SecurityBase):
     async def again(self, connection: HTTPConnection, *, scopes: Iterable[str] = ()) -> APIKey:
         """Verifies the key of a request that goes on, as things are now.
 
-        ``await auth.again(websocket)``, every second or before each message. A key that was revoked, has expired or has lost a scope since passes no more. All scopes are
-        looked at again that this dependency was asked for on the way, those of routers among them.
-        It costs about a microsecond, as long as the key is cached, and counts as no further use;
-        what has to ask the database, every five minutes, does.
+        ``await auth.again(websocket)``, every second or before each message. A key that was
+        revoked, has expired or has lost a scope meanwhile passes no more. All scopes count that
+        this dependency was asked for on the way, those of routers among them. It costs what a
+        request costs, and counts as no further use, but for once in five minutes, when the cache
+        asks the database anew.
 
         Args:
             connection: The request, or the WebSocket.

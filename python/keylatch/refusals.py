@@ -1,7 +1,6 @@
 """Refusals as FastAPI raises them, and what answers them. Knows FastAPI and the errors."""
 
 from fastapi import HTTPException, Request, Response, WebSocket, WebSocketException
-from fastapi.exception_handlers import http_exception_handler
 from fastapi.requests import HTTPConnection
 from fastapi.websockets import WebSocketState
 
@@ -58,17 +57,15 @@ async def unavailable_error_handler(
     """Answers as ``APIKeyAuth`` does where a route of the application's own meets a fault.
 
     A route that creates or changes keys raises ``UnavailableError`` when the database fails, and
-    FastAPI makes 500 of that. With this it is 503 with ``Retry-After``, and a WebSocket that is
-    accepted already is closed with 1013::
+    FastAPI makes 500 of that. With this it is 503 with ``Retry-After``, and a WebSocket that was
+    accepted is closed with 1013::
 
         app.add_exception_handler(UnavailableError, unavailable_error_handler)
     """
     if not isinstance(error, UnavailableError):
         raise error
-    if await _close(request, error):
-        return None
     refused = RefusedError(error, challenges.retry_after(error))
-    return await http_exception_handler(request, refused)
+    return await _answer(request, refused, challenges.JSON)
 
 
 async def problem_handler(request: Request | WebSocket, error: Exception) -> Response | None:
@@ -83,17 +80,15 @@ async def problem_handler(request: Request | WebSocket, error: Exception) -> Res
         error = RefusedError(error, challenges.retry_after(error))
     if not isinstance(error, RefusedError):
         raise error
-    if await _close(request, error.error):
-        return None
-    body = challenges.body(error.error, challenges.PROBLEM_JSON)
-    media_type = challenges.PROBLEM_JSON
-    return Response(body, error.status_code, error.headers, media_type=media_type)
+    return await _answer(request, error, challenges.PROBLEM_JSON)
 
 
-async def _close(connection: HTTPConnection, error: AuthenticationError | UnavailableError) -> bool:
-    """Closes a WebSocket that cannot be answered; tells whether it was one."""
+async def _answer(
+    connection: HTTPConnection, refused: RefusedError, media_type: str
+) -> Response | None:
     if can_be_answered(connection):
-        return False
+        body = challenges.body(refused.error, media_type)
+        return Response(body, refused.status_code, refused.headers, media_type=media_type)
     if isinstance(connection, WebSocket):
-        await connection.close(challenges.close_code(error))
-    return True
+        await connection.close(challenges.close_code(refused.error))
+    return None
