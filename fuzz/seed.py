@@ -25,6 +25,8 @@ def headers() -> Iterator[str]:
         lines = [f"{name}\x1f{value}" for name, value in case["headers"]]
         text = "\x1e".join(lines).replace("{token}", token).replace("{other}", other)
         yield from (f"{choice}{text}" for choice in "\0\1\2\4")
+    yield f'\x1ccookie\x1fa=b; key={token}; key="{token}"; c="d;key={other}\x1e?\x1fkey={token}'
+    yield f"\x18?\x1fb=c&k%65y={token.replace('_', '%5F')}&key=+%zz&d"
 
 
 def stored_hashes() -> Iterator[str]:

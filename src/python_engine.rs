@@ -147,6 +147,7 @@ impl Engine {
         query = None,
         counted = true
     ))]
+    #[expect(clippy::too_many_arguments, reason = "self and py among them")]
     fn check(
         &self,
         py: Python<'_>,

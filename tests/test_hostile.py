@@ -28,7 +28,7 @@ ANSWERS = {
     "ambiguous_credentials": (
         400,
         'Bearer realm="api", error="invalid_request"',
-        "More than one API key: send exactly one, in one header",
+        "More than one API key: send exactly one, once",
     ),
 }
 # What arrives is another request than what was sent: its second line is a header of its own.

@@ -7,9 +7,13 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|text: &str| {
     match SecretRing::parse(text) {
         Ok(ring) => {
-            let mut kids: Vec<String> = ring.iter().map(|secret| secret.kid().to_string()).collect();
+            let mut kids: Vec<String> =
+                ring.iter().map(|secret| secret.kid().to_string()).collect();
             let named = text.split(',').map(|entry| entry.trim_ascii().split(':').next());
-            assert_eq!(kids.iter().map(|kid| Some(&**kid)).collect::<Vec<_>>(), named.collect::<Vec<_>>());
+            assert_eq!(
+                kids.iter().map(|kid| Some(&**kid)).collect::<Vec<_>>(),
+                named.collect::<Vec<_>>()
+            );
             assert!(kids.iter().all(|kid| (1..=8).contains(&kid.len())));
             assert!(text.split(',').all(|entry| entry.trim_ascii().len() >= "k:".len() + 43));
             kids.sort();

@@ -44,7 +44,14 @@ fn tokens_are_read_as_described(text: &str) {
     assert_eq!((token.prefix(), token.key_id().as_str()), (&*parts.prefix, &*parts.key_id));
     assert_eq!(
         text,
-        format!("{}_{}_{}{}{}", token.prefix(), parts.key_id, parts.secret, parts.seal, parts.checksum)
+        format!(
+            "{}_{}_{}{}{}",
+            token.prefix(),
+            parts.key_id,
+            parts.secret,
+            parts.seal,
+            parts.checksum
+        )
     );
     assert!(!token.is_foreign());
     // What the request path reads of it without parsing it.
@@ -77,5 +84,7 @@ fn minted_tokens_are_read_again(random: &[u8]) {
         unreachable!("the source never fails")
     };
     tokens_are_read_as_described(token.as_str());
-    assert!(token.sealed_by(&SECRETS) == Some(SECRETS.active().kid()) && token.prefix() == "acme_live");
+    assert!(
+        token.sealed_by(&SECRETS) == Some(SECRETS.active().kid()) && token.prefix() == "acme_live"
+    );
 }

@@ -3,11 +3,17 @@
 
 // What the core offers to its other modules, and no target needs, is no mistake here.
 #[allow(dead_code, clippy::pedantic)]
+#[path = "../../src/cookies.rs"]
+pub mod cookies;
+#[allow(dead_code, clippy::pedantic)]
 #[path = "../../src/hash.rs"]
 pub mod hash;
 #[allow(dead_code, clippy::pedantic)]
 #[path = "../../src/headers.rs"]
 pub mod headers;
+#[allow(dead_code, clippy::pedantic)]
+#[path = "../../src/query.rs"]
+pub mod query;
 #[allow(dead_code, clippy::pedantic)]
 #[path = "../../src/secrets.rs"]
 pub mod secrets;

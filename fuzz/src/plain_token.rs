@@ -82,12 +82,16 @@ pub fn seal(secret: &[u8], sealed: &str) -> String {
 #[must_use]
 pub fn foreign_id(secret: &[u8], text: &str) -> String {
     let tag = hmac(&hmac(secret, b"keylatch/v1/import"), text.as_bytes());
-    let bits: Vec<u8> = tag[..10].iter().flat_map(|b| (0..8).rev().map(move |i| b >> i & 1)).collect();
+    let bits: Vec<u8> =
+        tag[..10].iter().flat_map(|b| (0..8).rev().map(move |i| b >> i & 1)).collect();
     let letter = |five: &[u8]| BASE32[five.iter().fold(0, |sum, bit| sum * 2 + usize::from(*bit))];
     bits.chunks(5).map(|five| char::from(letter(five))).collect()
 }
 
 /// HMAC-SHA256.
+///
+/// # Panics
+/// Never: a key of any length will do.
 #[must_use]
 pub fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
     let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("any key will do");
