@@ -1,6 +1,7 @@
 """WebSockets and server-sent events through a real uvicorn: who gets one, and until when."""
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,17 +10,21 @@ from typing import Annotated
 
 import pytest
 import websockets
+from canaries import Canaries
 from connections import HANDSHAKE, PATIENCE, connected, exchange, head_of, serving, talk
 from fastapi import FastAPI, Request, Security, WebSocket
 from fastapi.responses import StreamingResponse
+from fastapi.security import SecurityScopes
 from fastapi.sse import EventSourceResponse
 from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
 from starlette.responses import StreamingResponse as BareStream
 from starlette.routing import Route, WebSocketRoute
+from subject import SILENT
 
-from keylatch import APIKey, APIKeys
+from keylatch import APIKey, APIKeys, SecretRing
 from keylatch.asgi import APIKeyMiddleware, verified_key, verify_again
-from keylatch.errors import AuthenticationError, UnavailableError
+from keylatch.errors import AuthenticationError, MissingKeyError, UnavailableError
 from keylatch.fastapi import APIKeyAuth, problem_handler, unavailable_error_handler
 from keylatch.memory import MemoryStore
 
@@ -479,14 +484,121 @@ async def test_scopes_of_all_levels_are_looked_at_again(keys, feed):
             await feed.listened_to(0)
 
 
-async def test_looking_again_is_no_further_use(app, keys, new, feed):
-    """A socket counts once, however long it lasts."""
-    async with served(app, feed) as port, opened(port, "/orders", new.token) as connection:
+@pytest.mark.parametrize("token", ["acme_live", "one of another format"])
+async def test_looking_again_is_no_further_use(secret, clock, token):
+    """A request counts once, and is one hit or miss, however often its key is looked at."""
+    async with APIKeys(
+        MemoryStore(),
+        prefix="acme_live",
+        secret=secret,
+        clock=clock,
+        imported_tokens=True,
+        **SILENT,
+    ) as keys:
+        if token == "acme_live":
+            new = await keys.create(name="ci")
+            key_id, token = new.key.id, new.token
+        else:
+            token = "sk_4eC39HqLyjWDarjtT1zdp7dc"
+            key_id = (await keys.import_token(token, name="ci")).id
+        auth = APIKeyAuth(keys)
+        connection = HTTPConnection({"type": "http", "headers": bearer(token)})
+        await auth(connection, SecurityScopes())
+        counted = dataclasses.replace(keys.health(), feed_age=None)
         for _ in range(5):
-            await connection.send("r")
-            await connection.recv()
-    await keys.flush()
-    assert (await keys.get(new.key.id)).use_count == 1
+            assert (await auth.again(connection)).id == key_id
+        assert dataclasses.replace(keys.health(), feed_age=None) == counted
+        await keys.flush()
+        assert (await keys.get(key_id)).use_count == 1
+
+
+async def test_it_looks_where_the_key_stands(keys, feed):
+    """A browser's WebSocket can send no header of ours: in a cookie, or a parameter."""
+    auth = APIKeyAuth(keys, bearer=False, headers=[], cookie="key", query="key")
+    app = FastAPI(openapi_url=None)
+    app.add_middleware(
+        APIKeyMiddleware, keys=keys, bearer=False, headers=[], cookie="key", query="key"
+    )
+
+    @app.websocket("/")
+    async def route(websocket: WebSocket, key: Annotated[APIKey, Security(auth)]) -> None:
+        await websocket.accept()
+        assert await verify_again(websocket.scope, keys) == await auth.again(websocket) == key
+        async for text in auth.while_valid(websocket, feed.listen(), every=SOON):
+            await websocket.send_text(text)
+
+    async with served(app, feed) as port:
+        for place in ("cookie", "query"):
+            new = await keys.create(name="ci")
+            pair = f"key={new.token}"
+            url = f"ws://127.0.0.1:{port}/" + (f"?{pair}" if place == "query" else "")
+            headers = {"Cookie": f"a=b; {pair}"} if place == "cookie" else {}
+            async with websockets.connect(url, additional_headers=headers) as connection:
+                await feed.listened_to(1)
+                await keys.revoke(new.key.id)
+                assert await closed_with(connection) == 1008
+            await feed.listened_to(0)
+
+
+async def test_a_test_s_own_keys_are_looked_at_again(app, feed, keylatch_keys):
+    """Where a test has put its collection in the place of the application's, all the way."""
+    auth = APIKeyAuth(APIKeys(MemoryStore(), prefix="prod", secret=SecretRing.generate()))
+
+    @app.websocket("/own")
+    async def own(websocket: WebSocket, key: Annotated[APIKey, Security(auth)]) -> None:
+        await websocket.accept()
+        async for text in auth.while_valid(websocket, feed.listen(), every=SOON):
+            await websocket.send_text(text)
+
+    app.dependency_overrides[auth] = auth.over(keylatch_keys)
+    new = await keylatch_keys.create(name="test")
+    async with served(app, feed) as port, opened(port, "/own", new.token) as connection:
+        await feed.listened_to(1)
+        await feed.say("one")
+        assert await connection.recv() == "one"
+        await keylatch_keys.revoke(new.key.id)
+        assert await closed_with(connection) == 1008
+
+
+async def test_who_came_without_a_key_has_none_to_look_at_again(app, keys, feed):
+    """Neither where it was optional, nor on a path that the middleware leaves open."""
+    auth = APIKeyAuth(keys)
+    app = FastAPI(openapi_url=None)
+    app.add_middleware(APIKeyMiddleware, keys=keys, exclude=["/"])
+
+    @app.websocket("/")
+    async def route(
+        websocket: WebSocket, key: Annotated[APIKey | None, Security(auth.optional)]
+    ) -> None:
+        await websocket.accept()
+        with pytest.raises(MissingKeyError):
+            await verify_again(websocket.scope, keys)
+        await auth.again(websocket)
+
+    async with served(app, feed) as port, opened(port, "/") as connection:
+        assert await closed_with(connection) == 1008
+
+
+@pytest.mark.parametrize("asks", ["again", "verify_again"])
+async def test_no_error_of_a_second_look_shows_a_token(keys, new, secret, asks):
+    """Errors pass through our frames, which hold nothing worth stealing."""
+    canaries = Canaries(secret)
+    canaries.add(new.token)
+
+    async def bug(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    async def app(scope, receive, send) -> None:
+        keys._engine.flush()
+        keys._store.load = bug
+        if asks == "again":
+            await APIKeyAuth(keys).again(HTTPConnection(scope))
+        else:
+            await verify_again(scope, keys)
+
+    with pytest.raises(RuntimeError) as caught:
+        await talk(APIKeyMiddleware(app, keys), bearer(new.token))
+    canaries.assert_absent_from_frames(caught.value)
 
 
 async def test_a_server_that_cannot_answer_closes(app, keys, new):
