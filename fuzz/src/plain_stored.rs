@@ -64,7 +64,8 @@ impl Stored {
 
 /// A decimal number within its bounds, written as it is printed.
 fn number(text: &str, low: u32, high: u32) -> Option<u32> {
-    (low..=high).find(|number| number.to_string() == text)
+    let number = text.parse().ok()?;
+    ((low..=high).contains(&number) && number.to_string() == text).then_some(number)
 }
 
 /// B64: six bits a letter, no padding, and zeros in what is left over.
