@@ -1,6 +1,7 @@
 # Every target sets up what it needs; `make demo` and `make test` are all a newcomer has to know.
 PYTHON ?= python3
 PORT ?= 8000
+SECONDS ?= 600
 VENV := .venv
 BIN := $(VENV)/bin
 WHEELS := target/wheels
@@ -13,7 +14,7 @@ PYRIGHT := PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/python -m pyright --pythonpat
 # cargo and maturin take the `python3` that they find: the environment's, which is new enough.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test check fmt lint rust-test python-test stubs soak bench bench-timing bench-million bench-bulk bench-scan clean
+.PHONY: help demo test check fmt lint rust-test python-test stubs soak fuzz fuzz-briefly bench bench-timing bench-million bench-bulk bench-scan clean
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 15
@@ -24,7 +25,7 @@ demo: $(VENV)/.wheel ## Starts a protected FastAPI app on SQLite and prints curl
 
 test: rust-test python-test ## Runs all tests.
 
-check: lint test ## Exactly what CI runs.
+check: lint test fuzz-briefly ## Exactly what CI runs.
 
 rust-test: $(VENV)/.pip
 	cargo test --locked --quiet
@@ -59,6 +60,15 @@ stubs: $(VENV)/.dev ## Writes python/keylatch/_native.pyi anew.
 soak: $(VENV)/.wheel $(VENV)/.dev ## Tries random lives of keys, races, crashes and revocations in workers for long.
 	KEYLATCH_SOAK=1 $(BIN)/python -m pytest tests/test_model.py tests/test_races.py tests/test_crash.py tests/cli/test_import_crash.py tests/test_router_model.py tests/test_router_schema.py
 	KEYLATCH_SOAK=1 $(BIN)/python -m pytest --numprocesses=0 --capture=no tests/test_workers.py tests/test_rotating_workers.py
+
+fuzz: $(VENV)/.wheel $(VENV)/.dev ## Fuzzes what reads tokens, headers, hashes and secrets: SECONDS=600 for each, and whole applications.
+	fuzz/run -max_total_time=$(SECONDS)
+	KEYLATCH_SOAK=1 $(BIN)/python -m pytest --numprocesses=0 tests/test_agreement.py
+
+# A fixed number of inputs, and always the same ones: half a minute with the build.
+fuzz-briefly: $(VENV)/.pip
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
+	fuzz/run -runs=100000 -seed=1
 
 bench: $(VENV)/.wheel $(VENV)/.dev ## Measures the native core, and protected routes beside peers from PyPI: a quarter of an hour.
 	$(BIN)/pip install --quiet --constraint constraints.txt --group bench

@@ -134,8 +134,19 @@ impl<K> Engine<K> {
 
     /// What a credential opens, as far as a cached row tells that it names. The row's hash is that
     /// of a whole token, so that what matches it need not be read. `Unknown` says nothing of a
-    /// credential, not even that it is a token.
+    /// credential, not even that it is a token. What opens counts as a use.
     pub fn check_credential(
+        &self,
+        ring: &SecretRing,
+        credential: &[u8],
+        at: Moment,
+        permits: impl FnOnce(&K) -> bool,
+    ) -> Verdict<Arc<Row<K>>> {
+        self.counted(self.recheck_credential(ring, credential, at, permits), at)
+    }
+
+    /// The same of a credential that opened before, with no use counted.
+    pub fn recheck_credential(
         &self,
         ring: &SecretRing,
         credential: &[u8],
@@ -192,6 +203,17 @@ impl<K> Engine<K> {
         at: Moment,
         permits: impl FnOnce(&K) -> bool,
     ) -> Verdict<Arc<Row<K>>> {
+        self.counted(self.recheck(ring, token, at, permits), at)
+    }
+
+    /// The same of a token that opened before, with no use counted.
+    pub fn recheck(
+        &self,
+        ring: &SecretRing,
+        token: Token<&str>,
+        at: Moment,
+        permits: impl FnOnce(&K) -> bool,
+    ) -> Verdict<Arc<Row<K>>> {
         let token = if self.knows_prefix(token.prefix()) {
             token
         } else if let Some(candidate) = self.likeliest(ring, token, at) {
@@ -219,15 +241,19 @@ impl<K> Engine<K> {
         match self.weigh(ring, &row, credential, at, permits) {
             // Whoever is asked instead has its hash made anew.
             Ok(Verdict::Opens(())) if row.awaits_rehash() => Verdict::Unknown,
-            Ok(Verdict::Opens(())) => {
-                self.ledger.record(row.key_id, at.now);
-                self.counts.hits.fetch_add(1, Ordering::Relaxed);
-                Verdict::Opens(row)
-            }
+            Ok(Verdict::Opens(())) => Verdict::Opens(row),
             Ok(Verdict::Denied(denial)) => Verdict::Denied(denial),
             // A row that cannot be verified is read again, and who reads it says why.
             Ok(Verdict::Unknown) | Err(_) => Verdict::Unknown,
         }
+    }
+
+    fn counted(&self, verdict: Verdict<Arc<Row<K>>>, at: Moment) -> Verdict<Arc<Row<K>>> {
+        if let Verdict::Opens(row) = &verdict {
+            self.ledger.record(row.key_id, at.now);
+            self.counts.hits.fetch_add(1, Ordering::Relaxed);
+        }
+        verdict
     }
 
     /// Whether tokens of this prefix are ours.

@@ -131,9 +131,10 @@ impl Engine {
     ///     required: The scopes that are needed, all of them; None for no scopes.
     ///     now: The time.
     ///     query: The raw query string, ``scope["query_string"]``, if the token may stand there.
+    ///     counted: Whether this is a use, and not another look at one that lasts.
     ///
     /// Returns:
-    ///     The APIKey, whose use is counted; or the Token, if the database has to be asked.
+    ///     The APIKey; or the Token, if the database has to be asked.
     ///
     /// Raises:
     ///     AuthenticationError: The request may not pass.
@@ -143,8 +144,10 @@ impl Engine {
         headers: "list[tuple[bytes, bytes]]",
         required: "frozenset[str] | None" = None,
         now = None,
-        query = None
+        query = None,
+        counted = true
     ))]
+    #[expect(clippy::too_many_arguments, reason = "self and py among them")]
     fn check(
         &self,
         py: Python<'_>,
@@ -153,6 +156,7 @@ impl Engine {
         required: Option<&Bound<'_, PyFrozenSet>>,
         now: Option<i64>,
         query: Option<&[u8]>,
+        counted: bool,
     ) -> PyResult<Py<PyAny>> {
         let mut found = Found::default();
         let credential =
@@ -160,7 +164,12 @@ impl Engine {
         let (ring, at) = (&self.ring.get().inner, self.moment(now));
         let mut granted = None;
         let permits = |key: &Key| permits(py, key, required, &mut granted);
-        match self.inner.check_credential(ring, credential.bytes(), at, permits) {
+        let verdict = if counted {
+            self.inner.check_credential(ring, credential.bytes(), at, permits)
+        } else {
+            self.inner.recheck_credential(ring, credential.bytes(), at, permits)
+        };
+        match verdict {
             Verdict::Opens(row) => key_of(py, &row),
             Verdict::Denied(denial) => Err(denied(denial, required, granted)),
             Verdict::Unknown => {
@@ -168,7 +177,7 @@ impl Engine {
                     .text()
                     .and_then(|text| self.inner.read(ring, text).map_err(|_| Refusal::Invalid));
                 let token = token.map_err(|refusal| self.refuse(refusal))?;
-                self.look(py, token, required, at)
+                self.look(py, token, required, at, counted)
             }
         }
     }
@@ -182,7 +191,7 @@ impl Engine {
         required: Option<&Bound<'_, PyFrozenSet>>,
         now: Option<i64>,
     ) -> PyResult<Py<PyAny>> {
-        self.look(py, token.inner.borrow(), required, self.moment(now))
+        self.look(py, token.inner.borrow(), required, self.moment(now), true)
     }
 
     /// Tells whether a request carries what only a key of this collection can be meant with.
@@ -443,11 +452,17 @@ impl Engine {
         token: token::Token<&str>,
         required: Option<&Bound<'_, PyFrozenSet>>,
         at: Moment,
+        counted: bool,
     ) -> PyResult<Py<PyAny>> {
         let ring = &self.ring.get().inner;
         let mut granted = None;
         let permits = |key: &Key| permits(py, key, required, &mut granted);
-        match self.inner.check(ring, token, at, permits) {
+        let verdict = if counted {
+            self.inner.check(ring, token, at, permits)
+        } else {
+            self.inner.recheck(ring, token, at, permits)
+        };
+        match verdict {
             Verdict::Opens(row) => key_of(py, &row),
             Verdict::Denied(denial) => Err(denied(denial, required, granted)),
             Verdict::Unknown => Ok(Py::new(py, Token { inner: token.to_owned() })?.into_any()),

@@ -5,13 +5,11 @@ import json
 import logging
 import traceback
 from datetime import timedelta
-from pathlib import Path
 from typing import Annotated
 
 import pytest
-import uvicorn
-import websockets
 from canaries import PACKAGE, Canaries
+from connections import CAN_ANSWER, talk
 from fastapi import FastAPI, Security, WebSocket
 from litestar import Litestar
 from litestar import Request as LitestarRequest
@@ -22,7 +20,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
-from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.routing import Mount, Route
 from subject import as_elsewhere
 
 from keylatch import APIKey, APIKeys, SecretRing, Token, parse
@@ -37,11 +35,6 @@ from keylatch.fastapi import APIKeyAuth
 from keylatch.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
-
-HOSTILE = json.loads((Path(__file__).parent / "hostile" / "headers.json").read_text())["cases"]
-# Some of what an ASGI application may be asked for.
-UPGRADE = {"type": "websocket", "scheme": "ws", "query_string": b"", "subprotocols": []}
-CAN_ANSWER = {"extensions": {"websocket.http.response": {}}}
 
 
 @pytest.fixture
@@ -124,22 +117,6 @@ def around_litestar(keys: APIKeys, **options):
 in_each_framework = pytest.mark.parametrize(
     "build", [starlette, fastapi, litestar, around_litestar], ids=lambda build: build.__name__
 )
-
-
-async def talk(app, headers=(), *, path="/", **others):
-    """Opens a WebSocket, without a server, and returns what the application sends."""
-    incoming = iter([{"type": "websocket.connect"}, {"type": "websocket.disconnect"}])
-    sent = []
-
-    async def receive():
-        return next(incoming)
-
-    async def send(message) -> None:
-        sent.append(message)
-
-    others = {"raw_path": path.encode("utf-8", "replace"), "root_path": ""} | others
-    await app(UPGRADE | {"path": path, "headers": list(headers)} | others, receive, send)
-    return sent
 
 
 @in_each_framework
@@ -229,24 +206,6 @@ async def test_refusals_are_those_of_the_dependency_to_the_byte(
     middleware, compared = APIKeyMiddleware(bare, keys, **options), dependency(keys, **options)
     for headers, status in cases:
         await assert_same_refusal(ask, middleware, compared, headers, status)
-
-
-@pytest.mark.parametrize("case", HOSTILE, ids=[case["name"] for case in HOSTILE])
-async def test_hostile_headers_are_answered_as_the_dependency_does(keys, ask, case):
-    """Raw headers that servers and clients would tidy away get the same answers."""
-    token, other = [(await keys.create(name=name)).token for name in ("token", "other")]
-
-    def fill(text: str) -> str:
-        return text.replace("{token}", token).replace("{other}", other)
-
-    headers = [
-        (name.encode("latin-1"), fill(value).encode("latin-1")) for name, value in case["headers"]
-    ]
-    query = fill(case["query"])
-    answer = await ask(APIKeyMiddleware(bare, keys), headers, query=query)
-    assert answer.status == case["status"]
-    if case["code"] is not None:
-        assert answer == await ask(dependency(keys), headers, query=query)
 
 
 class BrokenStore(MemoryStore):
@@ -659,14 +618,6 @@ async def test_a_preflight_is_answered_by_what_stands_outside(keys, ask):
 # Other than HTTP.
 
 
-async def echo(websocket) -> None:
-    """Sends back whose key passed, and what comes."""
-    await websocket.accept()
-    await websocket.send_text(websocket.app.state.whose(websocket))
-    await websocket.send_text(await websocket.receive_text())
-    await websocket.close()
-
-
 async def test_a_websocket_is_refused_before_it_is_accepted(keys, token, ask):
     """With the answer that a request gets, if the server can send it; else it is closed."""
     reached = []
@@ -712,36 +663,6 @@ async def test_a_websocket_is_counted_once_with_the_dependency(keys, token):
     assert accepted["type"] == "websocket.accept"
     assert closed["reason"] == parse(token).key_id
     assert await uses(keys, token) == 1
-
-
-@pytest.mark.parametrize("implementation", ["websockets-sansio"])
-async def test_websockets_in_a_real_server(keys, token, free_port, implementation):
-    """A right key talks; a wrong one has the whole refusal instead of an upgrade."""
-    app = Starlette(routes=[WebSocketRoute("/", echo)])
-    app.state.whose = lambda websocket: verified_key(websocket.scope, keys).id
-    app.add_middleware(APIKeyMiddleware, keys=keys, scopes=["a"])
-    config = uvicorn.Config(app, port=free_port, log_level="error", ws=implementation)
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
-    try:
-        while not server.started:
-            assert not serving.done()
-            await asyncio.sleep(0.01)
-        url = f"ws://127.0.0.1:{free_port}/"
-        headers = {"Authorization": f"Bearer {token}"}
-        async with websockets.connect(url, additional_headers=headers) as connection:
-            assert await connection.recv() == parse(token).key_id
-            await connection.send("hello")
-            assert await connection.recv() == "hello"
-        with pytest.raises(websockets.InvalidStatus) as refused:
-            await websockets.connect(url, additional_headers={"X-API-Key": "nonsense"})
-        response = refused.value.response
-        assert response.status_code == 401
-        assert response.headers["WWW-Authenticate"] == 'Bearer realm="api", error="invalid_token"'
-        assert json.loads(response.body)["detail"].startswith("API key invalid")
-    finally:
-        server.should_exit = True
-        await serving
 
 
 async def test_lifespan_events_pass(secret):

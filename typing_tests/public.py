@@ -14,7 +14,7 @@ from collections.abc import (
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, assert_type
 
-from fastapi import APIRouter, FastAPI, Security
+from fastapi import APIRouter, FastAPI, Request, Security, WebSocket
 from fastapi.security import SecurityScopes
 from prometheus_client import REGISTRY
 from prometheus_client.core import Metric
@@ -38,11 +38,12 @@ from keylatch import (
     parse,
 )
 from keylatch._native import TokenHeaders
-from keylatch.asgi import APIKeyMiddleware, verified_key
-from keylatch.errors import UnavailableError
+from keylatch.asgi import APIKeyMiddleware, verified_key, verify_again
+from keylatch.errors import AuthenticationError, UnavailableError
 from keylatch.fastapi import (
     APIKeyAuth,
     CarriedAPIKey,
+    ClosedError,
     OptionalAPIKey,
     RefusedError,
     keys_router,
@@ -269,6 +270,23 @@ async def fastapi(keys: APIKeys, connection: HTTPConnection, scopes: SecuritySco
     @app.get("/items")
     async def items(key: Annotated[APIKey, Security(auth, scopes=["items:read"])]) -> str:
         return key.id
+
+
+async def lasting(
+    auth: APIKeyAuth, socket: WebSocket, request: Request, feed: AsyncIterator[User]
+) -> None:
+    """What goes on for long."""
+    assert_type(await auth.again(socket), APIKey)
+    assert_type(await auth.again(request, scopes=["items:write"]), APIKey)
+    assert_type(auth.while_valid(request, feed, every=1.0), AsyncIterator[User])
+    async for text in auth.while_valid(socket, socket.iter_text()):
+        assert_type(text, str)
+    assert_type(await verify_again(socket.scope, auth.keys), APIKey)
+
+
+def closed(error: ClosedError) -> None:
+    """A WebSocket that cannot be answered."""
+    assert_type((error.error, error.code), tuple[AuthenticationError | UnavailableError, int])
 
 
 def logs(record: logging.LogRecord, event: dict[str, Any]) -> None:

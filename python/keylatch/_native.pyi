@@ -43,7 +43,7 @@ class Engine:
         The names that a token of another format may have, a token for each server secret, the
         active one first.
         """
-    def check(self, /, sources: TokenHeaders, headers: "list[tuple[bytes, bytes]]", required: "frozenset[str] | None" = None, now: SupportsIndex | None = None, query: bytes | None = None) -> Any:
+    def check(self, /, sources: TokenHeaders, headers: "list[tuple[bytes, bytes]]", required: "frozenset[str] | None" = None, now: SupportsIndex | None = None, query: bytes | None = None, counted: bool = True) -> Any:
         """
         Takes the token out of a request and tells what it opens.
 
@@ -53,9 +53,10 @@ class Engine:
             required: The scopes that are needed, all of them; None for no scopes.
             now: The time.
             query: The raw query string, ``scope["query_string"]``, if the token may stand there.
+            counted: Whether this is a use, and not another look at one that lasts.
 
         Returns:
-            The APIKey, whose use is counted; or the Token, if the database has to be asked.
+            The APIKey; or the Token, if the database has to be asked.
 
         Raises:
             AuthenticationError: The request may not pass.

@@ -7,10 +7,10 @@ from keylatch import bounds, challenges
 from keylatch.errors import (
     AuthenticationError,
     ConfigurationError,
-    RateLimitedError,
+    MissingKeyError,
     UnavailableError,
 )
-from keylatch.gate import Gate, passed_key
+from keylatch.gate import Gate, last_gate, passed_key
 from keylatch.keys import APIKeys
 from keylatch.paths import OpenPaths
 from keylatch.records import APIKey
@@ -19,9 +19,6 @@ from keylatch.records import APIKey
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 _PROTECTED: Final = ("http", "websocket")
-# RFC 6455, section 7.4.1, and IANA's registry of close codes.
-_POLICY_VIOLATION: Final = 1008
-_TRY_AGAIN_LATER: Final = 1013
 
 
 class APIKeyMiddleware:
@@ -110,16 +107,18 @@ class APIKeyMiddleware:
         gate = self._gate
         try:
             try:
-                if self._needs_key(scope) and gate.passed(scope, self._required) is None:
-                    key = await gate.keys.authenticate(
-                        scope["headers"],
-                        sources=gate.sources,
-                        scopes=self._required,
-                        query=None if gate.query is None else scope.get("query_string"),
-                    )
-                    gate.remember(scope, key)
-                    if key.successor is not None:
-                        send = _adding(await gate.keys.grace_headers(key), send)
+                if self._needs_key(scope):
+                    if gate.passed(scope, self._required) is None:
+                        key = await gate.keys.authenticate(
+                            scope["headers"],
+                            sources=gate.sources,
+                            scopes=self._required,
+                            query=None if gate.query is None else scope.get("query_string"),
+                        )
+                        gate.remember(scope, key)
+                        if key.successor is not None:
+                            send = _adding(await gate.keys.grace_headers(key), send)
+                    gate.note(scope, self._required)
             except (AuthenticationError, UnavailableError) as error:
                 answer: Awaitable[None] = self._refuse(_way_out(scope), send, error)
             else:
@@ -146,8 +145,7 @@ class APIKeyMiddleware:
         self, way_out: str | None, send: Any, error: AuthenticationError | UnavailableError
     ) -> None:
         if way_out is None:
-            later = isinstance(error, UnavailableError | RateLimitedError)
-            code = _TRY_AGAIN_LATER if later else _POLICY_VIOLATION
+            code = challenges.close_code(error)
             await send({"type": "websocket.close", "code": code, "reason": ""})
             return
         body = challenges.body(error, self._media_type)
@@ -167,6 +165,32 @@ def verified_key(scope: Mapping[str, Any], keys: APIKeys) -> APIKey | None:
         return passed_key(scope, keys)
     finally:
         del scope
+
+
+async def verify_again(scope: Mapping[str, Any], keys: APIKeys) -> APIKey:
+    """Verifies the key anew that the middleware has verified, as things are now.
+
+    For what goes on for long behind the middleware, such as a WebSocket or a stream of events:
+    look again every second, or before each message, and end it on an error. All scopes that were
+    asked for are looked at again. It costs what a request costs, and counts as no further use.
+
+    Args:
+        scope: The request's: ``await verify_again(websocket.scope, keys)``.
+        keys: The collection.
+
+    Raises:
+        AuthenticationError: The key may not pass any more; or no middleware of this collection
+            has verified one.
+        UnavailableError: There is no telling.
+    """
+    try:
+        gate = last_gate(scope, keys)
+        if gate is None:
+            raise MissingKeyError
+        again = gate.again(scope)
+    finally:
+        del scope
+    return await again
 
 
 def _adding(headers: Mapping[str, str], send: Any) -> Any:

@@ -23,6 +23,10 @@ from keylatch.errors import (
 # What the body of an answer is.
 JSON: Final = "application/json"
 PROBLEM_JSON: Final = "application/problem+json"
+# How a WebSocket ends that cannot be answered: RFC 6455, section 7.4.1, and IANA's registry of
+# close codes.
+_POLICY_VIOLATION: Final = 1008
+_TRY_AGAIN_LATER: Final = 1013
 # The characters of a quoted-string (RFC 9110, section 5.6.4) that need no escape.
 _REALM: Final = re.compile(r"[\x20!\x23-\x5b\x5d-\x7e]{1,64}")
 
@@ -67,6 +71,12 @@ class Challenge:
 def retry_after(error: UnavailableError | RateLimitedError) -> dict[str, str]:
     """The header that says when to come back. No other credential would help."""
     return {"Retry-After": str(error.retry_after)}
+
+
+def close_code(error: AuthenticationError | UnavailableError) -> int:
+    """What a WebSocket is closed with that cannot be answered, or not any more."""
+    later = isinstance(error, UnavailableError | RateLimitedError)
+    return _TRY_AGAIN_LATER if later else _POLICY_VIOLATION
 
 
 def detail(error: AuthenticationError | UnavailableError) -> str:

@@ -4,8 +4,16 @@ Knows FastAPI and the collection of keys. (No postponed annotations here: FastAP
 """
 
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, TypeVar, overload
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Final, TypeVar, overload
 from weakref import WeakSet
 
 from fastapi import APIRouter, FastAPI, Security
@@ -25,14 +33,22 @@ from keylatch.errors import (
 )
 from keylatch.gate import ENTRY, Gate
 from keylatch.keys import APIKeys
+from keylatch.lasting import while_passes
 from keylatch.records import APIKey
-from keylatch.refusals import RefusedError, problem_handler, unavailable_error_handler
+from keylatch.refusals import (
+    ClosedError,
+    RefusedError,
+    can_be_answered,
+    problem_handler,
+    unavailable_error_handler,
+)
 
 if TYPE_CHECKING:
     from fastapi.openapi.models import SecurityBase as Scheme
 
 __all__ = [
     "APIKeyAuth",
+    "ClosedError",
     "OptionalAPIKey",
     "RefusedError",
     "keys_router",
@@ -42,13 +58,22 @@ __all__ = [
 
 T = TypeVar("T")
 
+# Seconds between two looks at a key.
+_OFTEN: Final = 0.01
+_SELDOM: Final = 60.0
+
 
 class APIKeyAuth(SecurityBase):
     """A dependency: ``Annotated[APIKey, Security(auth, scopes=["items:read"])]``.
 
     Takes the token from the places that are named here, and from no other. Answers 401, 403, 400
     or 503 as RFC 6750 and RFC 9110 have it. Routes that manage keys answer 503 as well with
-    :func:`unavailable_error_handler`.
+    :func:`unavailable_error_handler`. A WebSocket is refused before it is accepted: with the same
+    answer if the server can send it, else it is closed with code 1008, or 1013 if it should come
+    back later.
+
+    The key is verified when a request comes. What goes on for long, such as a WebSocket or a stream
+    of events, looks again with :meth:`again` or :meth:`while_valid`.
 
     Answers to a key in its grace period say so, with ``Deprecation`` and ``Sunset``: those that
     FastAPI makes of what a route returns. The middleware adds them to all others as well, such as
@@ -153,6 +178,7 @@ class APIKeyAuth(SecurityBase):
 
         Raises:
             RefusedError: It may not pass; FastAPI answers with that.
+            ClosedError: The same for a WebSocket that cannot be answered; FastAPI closes it.
         """
         required = _required(tuple(scopes.scopes))
         gate = self._gate
@@ -168,10 +194,75 @@ class APIKeyAuth(SecurityBase):
                     query=None if gate.query is None else connection.scope.get("query_string"),
                 )
         except (AuthenticationError, UnavailableError) as error:
-            raise self.refusal(error) from error
+            raise self._refused(connection, error) from error
+        if required:
+            gate.note(connection.scope, required)
         if key.successor is not None and response is not None:
             response.headers.update(await gate.keys.grace_headers(key))
         return key
+
+    async def again(self, connection: HTTPConnection, *, scopes: Iterable[str] = ()) -> APIKey:
+        """Verifies the key of a request that goes on, as things are now.
+
+        ``await auth.again(websocket)``, every second or before each message. A key that was
+        revoked, has expired or has lost a scope meanwhile passes no more. All scopes count that
+        this dependency was asked for on the way, those of routers among them. It costs what a
+        request costs, and counts as no further use, but for once in five minutes, when the cache
+        asks the database anew. A request without a key is refused: with
+        ``auth.optional``, look again only where there is one.
+
+        Where a test has put another APIKeyAuth in this one's place, that one is asked.
+
+        Args:
+            connection: The request, or the WebSocket.
+            scopes: Further scopes, for what is to be done now.
+
+        Raises:
+            RefusedError: It may not pass any more; FastAPI answers that, if no answer has begun.
+            ClosedError: The same for an accepted WebSocket; FastAPI closes it.
+            ValueError: A scope is malformed.
+        """
+        required = bounds.scopes(scopes)
+        overrides = getattr(connection.scope.get("app"), "dependency_overrides", None) or {}
+        stand_in = overrides.get(self)
+        asked = stand_in if isinstance(stand_in, APIKeyAuth) else self
+        try:
+            return await asked._gate.again(connection.scope, required)  # noqa: SLF001
+        except (AuthenticationError, UnavailableError) as error:
+            raise self._refused(connection, error) from error
+
+    def while_valid(
+        self, connection: HTTPConnection, events: AsyncIterable[T], *, every: float = 1.0
+    ) -> AsyncIterator[T]:
+        """The events of a stream, for as long as the key may pass.
+
+        ``async for event in auth.while_valid(websocket, feed())``, or with the ``request`` in a
+        stream of server-sent events. Before each event, and every second while none comes, the key
+        is verified by :meth:`again`; where it is in doubt, the stream ends as well. A source that
+        waits is cancelled.
+
+        Args:
+            connection: The request, or the WebSocket.
+            events: Where they come from; ``websocket.iter_text()``, for one, is such a source.
+            every: Seconds from one look to the next, 0.01 to 60.
+
+        Returns:
+            The events. Those of a request end; a WebSocket is closed:
+
+        Raises:
+            ClosedError: The WebSocket's key may not pass any more; FastAPI closes it with 1008,
+                or with 1013 if there is no telling.
+            ConfigurationError: ``every`` is outside its bounds.
+        """
+        if not _OFTEN <= every <= _SELDOM:
+            raise ConfigurationError(f"every, in seconds, must be {_OFTEN} to {_SELDOM}")
+        return while_passes(
+            functools.partial(self.again, connection),
+            events,
+            every=every,
+            # The answer has begun, so that nothing else can be said.
+            ending=() if connection.scope["type"] == "websocket" else (RefusedError,),
+        )
 
     @property
     def optional(self) -> "OptionalAPIKey":
@@ -210,7 +301,10 @@ class APIKeyAuth(SecurityBase):
         Raises:
             TypeError: ``load`` takes no owner.
         """
-        nobody = functools.partial(self.refusal, InvalidKeyError())
+
+        def nobody(connection: HTTPConnection) -> Exception:
+            return self._refused(connection, InvalidKeyError())
+
         return owners.dependency(load, Annotated[APIKey, Security(self)], refuse=nobody)
 
     @property
@@ -309,6 +403,11 @@ class APIKeyAuth(SecurityBase):
         """The answer to a request that may not pass, with the headers that belong to it."""
         return RefusedError(error, self._gate.challenge.headers(error))
 
+    def _refused(
+        self, connection: HTTPConnection, error: AuthenticationError | UnavailableError
+    ) -> RefusedError | ClosedError:
+        return self.refusal(error) if can_be_answered(connection) else ClosedError(error)
+
 
 class OptionalAPIKey(SecurityBase):
     """A dependency that asks for a key if there is one: ``auth.optional``.
@@ -346,7 +445,7 @@ class OptionalAPIKey(SecurityBase):
         """
         try:
             return await self._auth(connection, scopes, response)
-        except RefusedError as refused:
+        except (RefusedError, ClosedError) as refused:
             if not isinstance(refused.error, MissingKeyError):
                 raise
         return None
@@ -401,7 +500,7 @@ class CarriedAPIKey(SecurityBase):
         if claimed is not False:
             try:
                 key = await auth(connection, scopes, response)
-            except RefusedError as refused:
+            except (RefusedError, ClosedError) as refused:
                 # No imported one either.
                 if claimed or not isinstance(refused.error, InvalidKeyError):
                     raise

@@ -14,8 +14,9 @@ from keylatch.records import APIKey
 
 Headers = Iterable[tuple[bytes, bytes]]
 
-# Where a scope has what has passed.
+# Where a scope has what has passed, and which scopes were asked for on the way.
 ENTRY: Final = "keylatch"
+_ASKED: Final = "keylatch.asked"
 
 
 class Gate:
@@ -102,6 +103,41 @@ class Gate:
         finally:
             del scope
 
+    def note(self, scope: MutableMapping[str, Any], required: frozenset[str]) -> None:
+        """Has ``again`` ask for scopes that a request was asked for."""
+        if required:
+            scope[_ASKED] = (*scope.get(_ASKED, ()), (self, required))
+
+    async def again(
+        self, scope: Mapping[str, Any], required: frozenset[str] = frozenset()
+    ) -> APIKey:
+        """Verifies the key of a request that has passed and lasts, as things are now.
+
+        What was verified before counts for nothing. It counts as no further use.
+
+        Args:
+            scope: The request's, of type ``http`` or ``websocket``.
+            required: The scopes that are needed beside those that were asked for before.
+
+        Raises:
+            AuthenticationError: As ``APIKeys.authenticate``.
+            UnavailableError: As ``APIKeys.authenticate``.
+        """
+        try:
+            for gate, asked in scope.get(_ASKED, ()):
+                if self.like(gate):
+                    required |= asked
+            verified = self.keys.authenticate(
+                scope["headers"],
+                sources=self.sources,
+                scopes=required,
+                query=None if self.query is None else scope.get("query_string"),
+                counted=False,
+            )
+        finally:
+            del scope  # a traceback with locals must not show the token
+        return await verified
+
     def like(self, other: "Gate") -> bool:
         """Whether another one asks the same collection for a key in the same places."""
         if self is other:
@@ -159,6 +195,15 @@ class Passed:
 
     def _credentials(self, headers: Headers) -> list[tuple[bytes, bytes]]:
         return [(name.lower(), value) for name, value in headers if name.lower() in self.gate.names]
+
+
+def last_gate(scope: Mapping[str, Any], keys: APIKeys) -> Gate | None:
+    """The innermost gate by which a collection has verified a request."""
+    try:
+        passed = _find(scope, keys, None)
+        return None if passed is None else passed.gate
+    finally:
+        del scope
 
 
 def passed_key(scope: Mapping[str, Any], keys: APIKeys) -> APIKey | None:

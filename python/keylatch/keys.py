@@ -300,6 +300,7 @@ class APIKeys(TokenIdentification):
         sources: TokenHeaders,
         scopes: frozenset[str] = frozenset(),
         query: bytes | None = None,
+        counted: bool = True,
     ) -> APIKey:
         """Tells whose key a request carries, if it may pass: what web frameworks ask.
 
@@ -308,6 +309,8 @@ class APIKeys(TokenIdentification):
             sources: What may carry the token.
             scopes: The scopes that are needed, all of them, as ``bounds`` has checked them.
             query: The raw query string, ``scope["query_string"]``, if the token may stand there.
+            counted: Whether this is a use, and not another look at a request that lasts. One that
+                has to ask the database, once in five minutes at most, counts all the same.
 
         Raises:
             AmbiguousCredentialsError: A header stands twice, or two sources differ.
@@ -318,7 +321,7 @@ class APIKeys(TokenIdentification):
         required = scopes or None
         now = self._moment() if self._timed else None
         try:
-            found = self._engine.check(sources, headers, required, now, query)
+            found = self._engine.check(sources, headers, required, now, query, counted)
         finally:
             del headers, query  # a traceback with locals must not show the token
         return found if isinstance(found, APIKey) else await self._look_up(found, required)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
 from fastapi.concurrency import run_in_threadpool
+from fastapi.requests import HTTPConnection
 
 from keylatch.records import APIKey
 
@@ -17,14 +18,14 @@ _POSITIONAL: Final = (
 
 
 def dependency(
-    load: Callable[..., Any], key: Any, *, refuse: Callable[[], Exception]
+    load: Callable[..., Any], key: Any, *, refuse: Callable[[HTTPConnection], Exception]
 ) -> Callable[..., Awaitable[Any]]:
     """A dependency that has a key verified, and then finds its owner.
 
     Args:
         load: Finds one by ``key.owner``; its further parameters are dependencies.
         key: The annotation of a parameter that has the key.
-        refuse: Makes what is raised where there is no owner.
+        refuse: Makes what is raised where there is no owner, for a request.
 
     Raises:
         TypeError: ``load`` takes no owner.
@@ -37,18 +38,23 @@ def dependency(
     )
     call = load if awaited else functools.partial(_in_a_thread, load)
 
-    async def owner(*, keylatch_key: APIKey, **others: Any) -> Any:
+    async def owner(
+        *, keylatch_key: APIKey, keylatch_connection: HTTPConnection, **others: Any
+    ) -> Any:
         found = None
         if keylatch_key.owner is not None:
             found = await call(keylatch_key.owner, **others)
         if inspect.isawaitable(found):  # of a function that does not say that it is awaited
             found = await found
         if found is None:
-            raise refuse()
+            raise refuse(keylatch_connection)
         return found
 
-    own = inspect.Parameter("keylatch_key", inspect.Parameter.KEYWORD_ONLY, annotation=key)
+    own = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+        for name, annotation in (("keylatch_key", key), ("keylatch_connection", HTTPConnection))
+    ]
     others = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters[1:]]
     # What FastAPI reads the dependencies from.
-    owner.__signature__ = inspect.Signature([own, *others])  # type: ignore[attr-defined]
+    owner.__signature__ = inspect.Signature([*own, *others])  # type: ignore[attr-defined]
     return owner
