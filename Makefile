@@ -62,13 +62,14 @@ soak: $(VENV)/.wheel $(VENV)/.dev ## Tries random lives of keys, races, crashes 
 	KEYLATCH_SOAK=1 $(BIN)/python -m pytest --numprocesses=0 --capture=no tests/test_workers.py tests/test_rotating_workers.py
 
 fuzz: $(VENV)/.wheel $(VENV)/.dev ## Fuzzes what reads tokens, headers, hashes and secrets: SECONDS=600 for each, and whole applications.
+	cargo clippy --locked --quiet --manifest-path fuzz/Cargo.toml --target-dir target/fuzz -- -D warnings
 	fuzz/run -max_total_time=$(SECONDS)
 	KEYLATCH_SOAK=1 $(BIN)/python -m pytest --numprocesses=0 tests/test_agreement.py
 
-# A fixed number of inputs, and always the same ones: half a minute with the build.
+# A fixed number of inputs: twenty seconds, of which most build libFuzzer.
 fuzz-briefly: $(VENV)/.pip
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
-	fuzz/run -runs=100000 -seed=1
+	fuzz/run -runs=50000 -seed=1
 
 bench: $(VENV)/.wheel $(VENV)/.dev ## Measures the native core, and protected routes beside peers from PyPI: a quarter of an hour.
 	$(BIN)/pip install --quiet --constraint constraints.txt --group bench
