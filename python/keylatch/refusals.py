@@ -1,5 +1,7 @@
 """Refusals as FastAPI raises them, and what answers them. Knows FastAPI and the errors."""
 
+from typing import overload
+
 from fastapi import HTTPException, Request, Response, WebSocket, WebSocketException
 from fastapi.requests import HTTPConnection
 from fastapi.websockets import WebSocketState
@@ -51,6 +53,14 @@ def can_be_answered(connection: HTTPConnection) -> bool:
     return not accepted and "websocket.http.response" in (connection.scope.get("extensions") or {})
 
 
+@overload
+async def unavailable_error_handler(request: Request, error: Exception) -> Response: ...
+
+
+@overload
+async def unavailable_error_handler(request: WebSocket, error: Exception) -> Response | None: ...
+
+
 async def unavailable_error_handler(
     request: Request | WebSocket, error: Exception
 ) -> Response | None:
@@ -66,6 +76,14 @@ async def unavailable_error_handler(
         raise error
     refused = RefusedError(error, challenges.retry_after(error))
     return await _answer(request, refused, challenges.JSON)
+
+
+@overload
+async def problem_handler(request: Request, error: Exception) -> Response: ...
+
+
+@overload
+async def problem_handler(request: WebSocket, error: Exception) -> Response | None: ...
 
 
 async def problem_handler(request: Request | WebSocket, error: Exception) -> Response | None:
