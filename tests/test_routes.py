@@ -19,6 +19,7 @@ from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
 
 from keylatch import APIKey, APIKeys
 from keylatch.asgi import APIKeyMiddleware
+from keylatch.errors import ConfigurationError
 from keylatch.fastapi import APIKeyAuth, keys_router
 from keylatch.memory import MemoryStore
 from keylatch.routes import survey
@@ -307,3 +308,10 @@ async def test_an_application_that_is_mounted_in_itself_ends(keys):
     app.mount("/again", app)
     assert [each.path for each in survey(app)] == ["/"]
     assert json.dumps([each.path for each in survey(app)])
+
+
+def test_a_fastapi_that_hides_routes_is_refused(monkeypatch):
+    """Rather than that open routes are left out, or are called protected."""
+    monkeypatch.setattr("fastapi.__version__", "0.145.9")
+    with pytest.raises(ConfigurationError, match=r"FastAPI 0\.146 or later"):
+        survey(FastAPI())

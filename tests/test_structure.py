@@ -245,7 +245,7 @@ PYTHON_ARROWS = {
     },
     "cli_keys": {"_native", "cli_database", "cli_output", "errors", "keys", "records"},
     "cli_reading": {"cli_keys", "cli_options", "cli_output", "keys", "records"},
-    "routes": {"asgi", "either", "fastapi"},
+    "routes": {"asgi", "either", "errors", "fastapi"},
     "cli_routes": {"cli_options", "cli_output", "errors", "routes"},
     "cli_changing": {
         "bounds",

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import fastapi
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_dependant
 from fastapi.security.base import SecurityBase
@@ -16,16 +17,15 @@ from starlette.routing import Host, Mount, WebSocketRoute
 
 from keylatch.asgi import APIKeyMiddleware
 from keylatch.either import Either, stands_for
+from keylatch.errors import ConfigurationError
 from keylatch.fastapi import APIKeyAuth, CarriedAPIKey, OptionalAPIKey
-
-try:
-    from fastapi.routing import iter_route_contexts
-except ImportError:  # older ones keep every route in one list
-    iter_route_contexts = iter  # type: ignore[assignment]
 
 MIDDLEWARE: Final = "APIKeyMiddleware"
 WEBSOCKET: Final = "WEBSOCKET"
 ANY: Final = "*"
+
+# The first one whose routes tell all that is asked here.
+_OLDEST: Final = (0, 146)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,17 @@ class _Surroundings:
 
 
 def survey(app: Any) -> list[RouteProtection]:
-    """Every route of an application, those of what is mounted in it included, in their order."""
+    """Every route of an application, those of what is mounted in it included, in their order.
+
+    Raises:
+        ConfigurationError: This FastAPI is too old: some of its routes cannot be seen.
+    """
+    version = fastapi.__version__
+    if tuple(int(number) for number in version.split(".")[:2]) < _OLDEST:
+        raise ConfigurationError(
+            f"FastAPI {version} does not show all of its routes: they can be listed with "
+            f"FastAPI {'.'.join(map(str, _OLDEST))} or later"
+        )
     return list(_application(app, _Surroundings()))
 
 
@@ -82,6 +92,9 @@ def _application(app: Any, around: _Surroundings) -> Iterator[RouteProtection]:
         note = f"{type(app).__name__}: what it serves cannot be seen"
         yield _guarded(RouteProtection(path=f"{around.prefix}/*", methods=[ANY], note=note), inside)
     elif id(app) not in around.within:  # mounted in itself
+        # Older ones have no such thing, and never come here.
+        from fastapi.routing import iter_route_contexts
+
         for route in iter_route_contexts(app.routes):
             yield from _route(route, inside)
 
