@@ -512,6 +512,35 @@ async def test_looking_again_is_no_further_use(secret, clock, token):
         assert (await keys.get(key_id)).use_count == 1
 
 
+async def test_events_may_need_more_than_their_route(keys, new, feed):
+    """A scope that only the events need is looked at with the others; a malformed one at once."""
+    auth = APIKeyAuth(keys)
+    app = FastAPI(openapi_url=None)
+
+    @app.websocket("/{channel}")
+    async def route(
+        websocket: WebSocket, channel: str, key: Annotated[APIKey, Security(auth)]
+    ) -> None:
+        await websocket.accept()
+        scopes = [f"{channel}:read"]
+        async for text in auth.while_valid(websocket, feed.listen(), scopes=scopes, every=SOON):
+            await websocket.send_text(text)
+
+    async with served(app, feed) as port:
+        async with opened(port, "/other", new.token) as connection:
+            assert await closed_with(connection) == 1008
+        async with opened(port, "/feed", new.token) as connection:
+            await feed.listened_to(1)
+            await feed.say("one")
+            assert await connection.recv() == "one"
+            await keys.update(new.key.id, scopes=["other:read"])
+            assert await closed_with(connection) == 1008
+    connection = HTTPConnection({"type": "http"})
+    for scopes, error in ((["a b"], ValueError), ("feed:read", TypeError)):
+        with pytest.raises(error, match="scope"):
+            auth.while_valid(connection, feed.listen(), scopes=scopes)
+
+
 async def test_it_looks_where_the_key_stands(keys, feed):
     """A browser's WebSocket can send no header of ours: in a cookie, or a parameter."""
     auth = APIKeyAuth(keys, bearer=False, headers=[], cookie="key", query="key")

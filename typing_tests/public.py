@@ -278,7 +278,9 @@ async def lasting(
     """What goes on for long."""
     assert_type(await auth.again(socket), APIKey)
     assert_type(await auth.again(request, scopes=["items:write"]), APIKey)
-    assert_type(auth.while_valid(request, feed, every=1.0), AsyncIterator[User])
+    assert_type(
+        auth.while_valid(request, feed, scopes=["items:read"], every=1.0), AsyncIterator[User]
+    )
     async for text in auth.while_valid(socket, socket.iter_text()):
         assert_type(text, str)
     assert_type(await verify_again(socket.scope, auth.keys), APIKey)
@@ -287,6 +289,7 @@ async def lasting(
 def closed(error: ClosedError) -> None:
     """A WebSocket that cannot be answered."""
     assert_type((error.error, error.code), tuple[AuthenticationError | UnavailableError, int])
+    assert_type(error.detail, str)
 
 
 def logs(record: logging.LogRecord, event: dict[str, Any]) -> None:

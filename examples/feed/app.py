@@ -13,12 +13,11 @@ from typing import Annotated
 
 from fastapi import Depends, FastAPI, Security, WebSocket, WebSocketDisconnect
 from fastapi.requests import HTTPConnection
-from fastapi.security import SecurityScopes
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, Field
 
 from keylatch import APIKey, APIKeys
-from keylatch.fastapi import APIKeyAuth, RefusedError
+from keylatch.fastapi import APIKeyAuth, ClosedError, RefusedError
 
 CHECK_EVERY = 1.0  # seconds: how long a key that has ended may still hold a connection open
 SEND_WITHIN = 10.0  # seconds: a client that takes nothing for longer is given up
@@ -52,7 +51,7 @@ def may(verb: str) -> Callable[..., Awaitable[Check]]:
     ) -> Check:
         async def check() -> APIKey:
             # Verifies the key of the connection anew: revoked, expired or narrowed, it raises.
-            return await auth(connection, SecurityScopes([f"{verb}:{channel}"]))
+            return await auth.again(connection, scopes=[f"{verb}:{channel}"])
 
         await check()
         return check
@@ -79,7 +78,7 @@ def listening(channel: Channel) -> Iterator[asyncio.Queue[str]]:
 
 
 async def messages(channel: Channel, check: Check) -> AsyncGenerator[str, None]:
-    """What is told, until the key may not hear it any more: then it raises RefusedError."""
+    """What is told, until the key may not hear it any more: then it raises."""
     with listening(channel) as queue:
         while True:
             message = None
@@ -131,9 +130,8 @@ async def send(websocket: WebSocket, channel: Channel, check: Check) -> None:
                 async for message in told:
                     async with asyncio.timeout(SEND_WITHIN):
                         await websocket.send_text(message)
-        except RefusedError as refused:
+        except ClosedError as refused:
             # RFC 6455: 1008 is for good, 1013 says to try again later.
-            code = 1013 if refused.status_code == 503 else 1008
-            await websocket.close(code, refused.detail)
+            await websocket.close(refused.code, refused.detail)
         except TimeoutError:
             await websocket.close(1013, "too slow")

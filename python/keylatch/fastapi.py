@@ -232,7 +232,12 @@ class APIKeyAuth(SecurityBase):
             raise self._refused(connection, error) from error
 
     def while_valid(
-        self, connection: HTTPConnection, events: AsyncIterable[T], *, every: float = 1.0
+        self,
+        connection: HTTPConnection,
+        events: AsyncIterable[T],
+        *,
+        scopes: Iterable[str] = (),
+        every: float = 1.0,
     ) -> AsyncIterator[T]:
         """The events of a stream, for as long as the key may pass.
 
@@ -244,6 +249,7 @@ class APIKeyAuth(SecurityBase):
         Args:
             connection: The request, or the WebSocket.
             events: Where they come from; ``websocket.iter_text()``, for one, is such a source.
+            scopes: Further scopes that the events need.
             every: Seconds from one look to the next, 0.01 to 60.
 
         Returns:
@@ -253,11 +259,12 @@ class APIKeyAuth(SecurityBase):
             ClosedError: The WebSocket's key may not pass any more; FastAPI closes it with 1008,
                 or with 1013 if there is no telling.
             ConfigurationError: ``every`` is outside its bounds.
+            ValueError: A scope is malformed.
         """
         if not _OFTEN <= every <= _SELDOM:
             raise ConfigurationError(f"every, in seconds, must be {_OFTEN} to {_SELDOM}")
         return while_passes(
-            functools.partial(self.again, connection),
+            functools.partial(self.again, connection, scopes=bounds.scopes(scopes)),
             events,
             every=every,
             # The answer has begun, so that nothing else can be said.

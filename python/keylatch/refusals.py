@@ -1,6 +1,6 @@
 """Refusals as FastAPI raises them, and what answers them. Knows FastAPI and the errors."""
 
-from typing import overload
+from typing import Any
 
 from fastapi import HTTPException, Request, Response, WebSocket, WebSocketException
 from fastapi.requests import HTTPConnection
@@ -34,12 +34,14 @@ class ClosedError(WebSocketException):
 
     Attributes:
         error: Why: an AuthenticationError or an UnavailableError.
+        detail: The same in words, for the client.
         code: 1008, or 1013 if the client should come back later.
     """
 
     def __init__(self, error: AuthenticationError | UnavailableError) -> None:
         super().__init__(challenges.close_code(error))
         self.error = error
+        self.detail = challenges.detail(error)
 
 
 def can_be_answered(connection: HTTPConnection) -> bool:
@@ -53,17 +55,7 @@ def can_be_answered(connection: HTTPConnection) -> bool:
     return not accepted and "websocket.http.response" in (connection.scope.get("extensions") or {})
 
 
-@overload
-async def unavailable_error_handler(request: Request, error: Exception) -> Response: ...
-
-
-@overload
-async def unavailable_error_handler(request: WebSocket, error: Exception) -> Response | None: ...
-
-
-async def unavailable_error_handler(
-    request: Request | WebSocket, error: Exception
-) -> Response | None:
+async def unavailable_error_handler(request: Request, error: Exception) -> Response:
     """Answers as ``APIKeyAuth`` does where a route of the application's own meets a fault.
 
     A route that creates or changes keys raises ``UnavailableError`` when the database fails, and
@@ -75,18 +67,10 @@ async def unavailable_error_handler(
     if not isinstance(error, UnavailableError):
         raise error
     refused = RefusedError(error, challenges.retry_after(error))
-    return await _answer(request, refused, challenges.JSON)
+    return _answer(request, refused, challenges.JSON)
 
 
-@overload
-async def problem_handler(request: Request, error: Exception) -> Response: ...
-
-
-@overload
-async def problem_handler(request: WebSocket, error: Exception) -> Response | None: ...
-
-
-async def problem_handler(request: Request | WebSocket, error: Exception) -> Response | None:
+async def problem_handler(request: Request, error: Exception) -> Response:
     """Answers a refusal as ``application/problem+json`` (RFC 9457), with a ``code`` for programs.
 
     For the whole application, and for routes of its own that meet a fault, too::
@@ -98,15 +82,22 @@ async def problem_handler(request: Request | WebSocket, error: Exception) -> Res
         error = RefusedError(error, challenges.retry_after(error))
     if not isinstance(error, RefusedError):
         raise error
-    return await _answer(request, error, challenges.PROBLEM_JSON)
+    return _answer(request, error, challenges.PROBLEM_JSON)
 
 
-async def _answer(
-    connection: HTTPConnection, refused: RefusedError, media_type: str
-) -> Response | None:
-    if can_be_answered(connection):
-        body = challenges.body(refused.error, media_type)
-        return Response(body, refused.status_code, refused.headers, media_type=media_type)
-    if isinstance(connection, WebSocket):
-        await connection.close(challenges.close_code(refused.error))
-    return None
+class _Close(Response):
+    """Closes a WebSocket that cannot be answered."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__()
+        self._code = code
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.close", "code": self._code, "reason": ""})
+
+
+def _answer(connection: HTTPConnection, refused: RefusedError, media_type: str) -> Response:
+    if not can_be_answered(connection):
+        return _Close(challenges.close_code(refused.error))
+    body = challenges.body(refused.error, media_type)
+    return Response(body, refused.status_code, refused.headers, media_type=media_type)
