@@ -41,7 +41,7 @@ class ClosedError(WebSocketException):
     def __init__(self, error: AuthenticationError | UnavailableError) -> None:
         super().__init__(challenges.close_code(error))
         self.error = error
-        self.detail = challenges.detail(error)
+        self.detail: str = challenges.detail(error)
 
 
 def can_be_answered(connection: HTTPConnection) -> bool:
