@@ -180,6 +180,15 @@ class APIKeyAuth(SecurityBase):
             RefusedError: It may not pass; FastAPI answers with that.
             ClosedError: The same for a WebSocket that cannot be answered; FastAPI closes it.
         """
+        return await self._ask(connection, scopes, response)
+
+    async def _ask(
+        self,
+        connection: HTTPConnection,
+        scopes: SecurityScopes,
+        response: Response | None,
+        untold: type[AuthenticationError] | None = None,
+    ) -> APIKey:
         required = _required(tuple(scopes.scopes))
         gate = self._gate
         try:
@@ -192,6 +201,7 @@ class APIKeyAuth(SecurityBase):
                     sources=gate.sources,
                     scopes=required,
                     query=None if gate.query is None else connection.scope.get("query_string"),
+                    untold=untold,
                 )
         except (AuthenticationError, UnavailableError) as error:
             raise self._refused(connection, error) from error
@@ -451,7 +461,7 @@ class OptionalAPIKey(SecurityBase):
             RefusedError: It may not pass; FastAPI answers with that.
         """
         try:
-            return await self._auth(connection, scopes, response)
+            return await self._auth._ask(connection, scopes, response, MissingKeyError)  # noqa: SLF001
         except (RefusedError, ClosedError) as refused:
             if not isinstance(refused.error, MissingKeyError):
                 raise
@@ -506,7 +516,8 @@ class CarriedAPIKey(SecurityBase):
         key: APIKey | None = None
         if claimed is not False:
             try:
-                key = await auth(connection, scopes, response)
+                untold = None if claimed else InvalidKeyError
+                key = await auth._ask(connection, scopes, response, untold)  # noqa: SLF001
             except (RefusedError, ClosedError) as refused:
                 # No imported one either.
                 if claimed or not isinstance(refused.error, InvalidKeyError):

@@ -1,0 +1,132 @@
+"""Holds back what is to be told of changes until it is certain that they were committed.
+
+Those in a host's own transaction happened only once that commits, which it may do long after, in
+part, or never; nobody tells. So the audit trail is asked when it is over, since every change has an
+entry there. Knows the store and records; no callback.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from keylatch.errors import KeylatchError
+from keylatch.records import APIKey, KeyEvent
+from keylatch.store import Store
+
+logger: Final = logging.getLogger("keylatch")
+
+# An entry of the audit trail, and the key as it was then.
+News = tuple[KeyEvent, APIKey]
+# Tells whether a transaction is over, committed or not.
+Over = Callable[[], bool]
+
+# Entries that are held back at most.
+_MOST: Final = 10_000
+# Seconds between two looks whether a transaction is over: at first, and at the longest, where the
+# store fails.
+_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 10.0
+# Seconds after which what failed in the middle of its commit is certain not to be there: the
+# server's own time to notice, and more than the store's deadline.
+_DOUBT: Final = 30.0
+# Entries of a key that may have come after the one that is looked for.
+_LATER: Final = 100
+
+
+@dataclass(slots=True, eq=False)
+class _Change:
+    """What one call has changed: all of it is in the database, or nothing."""
+
+    news: Sequence[News]
+    over: Over
+    until: float  # by the monotonic clock; it is looked for until then
+
+
+class Settling:
+    """Changes that are not certain yet.
+
+    Args:
+        store: Has the audit trail.
+        tell: Is called with what turns out to have happened.
+
+    Attributes:
+        dropped: Entries that will not be told of, since too many were held back.
+    """
+
+    def __init__(self, store: Store, tell: Callable[[Sequence[News]], None]) -> None:
+        self.dropped = 0
+        self._store = store
+        self._tell = tell
+        self._held: list[_Change] = []
+        self._count = 0
+        self._failed = False
+
+    @property
+    def waiting(self) -> int:
+        """How many entries are held back."""
+        return self._count
+
+    def add(self, news: Sequence[News], over: Over | None) -> None:
+        """Holds back what one call has changed.
+
+        Args:
+            news: What the audit trail says of it.
+            over: Tells whether the transaction is over that it belongs to. None if it had one of
+                its own, of which nobody knows how it ended.
+        """
+        if self._count + len(news) > _MOST:
+            self.dropped += len(news)
+            return
+        self._count += len(news)
+        until = time.monotonic() + _DOUBT if over is None else 0
+        self._held.append(_Change(news, over or _always, until))
+
+    async def run(self) -> None:
+        """Looks until nothing is held back."""
+        pause = _PAUSE
+        while self._held:
+            await asyncio.sleep(pause)
+            try:
+                await self.look()
+            except Exception:
+                self._failed = True
+                logger.exception("whether changes were committed was not found out so far")
+            pause = min(2 * pause, _LONGEST_PAUSE) if self._failed else _PAUSE
+
+    async def look(self) -> None:
+        """Tells of what is certain now. Where the store fails, it is asked again."""
+        self._failed = False
+        for change in [each for each in self._held if each.over()]:
+            if change not in self._held:
+                continue  # somebody else looks at the same time
+            self._held.remove(change)
+            is_certain = False
+            try:
+                is_certain = await self._is_certain(change)
+            finally:
+                if not is_certain:
+                    self._held.append(change)
+
+    async def _is_certain(self, change: _Change) -> bool:
+        event, _ = change.news[0]
+        try:
+            found = await self._store.events(event.key_id, action=event.action, latest=_LATER)
+        except KeylatchError:  # the store has said why in the log
+            self._failed = True
+            return False
+        if event in found:
+            self._count -= len(change.news)
+            self._tell(change.news)
+            return True
+        if time.monotonic() < change.until:
+            self._failed = True  # not often, since there is seldom anything to find
+            return False
+        self._count -= len(change.news)
+        return True
+
+
+def _always() -> bool:
+    return True
