@@ -208,9 +208,11 @@ impl Worker<'_> {
             for hit in scan::find(name.as_encoded_bytes(), self.walk.wanted) {
                 self.outcome.hits.push((inner.clone(), hit));
             }
+            // Git follows links that stand for these.
+            let link = kind.is_symlink();
             marks += usize::from(
-                (kind.is_dir() && (name == "objects" || name == "refs"))
-                    || (kind.is_file() && name == "HEAD"),
+                ((kind.is_dir() || link) && (name == "objects" || name == "refs"))
+                    || ((kind.is_file() || link) && name == "HEAD"),
             );
             if kind.is_dir() {
                 if !UNREAL.iter().any(|unreal| inner == Path::new(unreal)) {

@@ -77,9 +77,9 @@ class APIKeys(EventCallbacks, TokenIdentification):
         unsealed_lookups: How many tokens a second, in this process, may be looked up in the
             database that no server secret of the ring has sealed: imported ones, and forgeries.
         imported_tokens: Whether tokens of other formats, and of other prefixes, may be keys that
-            :meth:`import_token` has made. Nothing but the database tells these from forgeries, so
-            that they share ``unsealed_lookups``, one for each server secret of the ring: raise
-            that if there are many.
+            :meth:`import_token` has made, in whichever collection of the database. Nothing but the
+            database tells these from forgeries, so that they share ``unsealed_lookups``, one for
+            each server secret of the ring: raise that if there are many.
         allow_missing_secrets: Whether it starts although living keys need server secrets that are
             not in the ring, and are answered with 503. Then it does not look, either: to look
             takes a reading of all keys at every start, at most until the store's deadline.
