@@ -20,7 +20,7 @@ INTRODUCTION = """\
 
 # Command line
 
-`pip install "keylatch[cli]"` installs `keylatch`. `--help`, behind it or one of its commands, shows what stands here.
+`pip install "keylatch[cli]"` installs `keylatch`. `--help`, behind it or a command, shows the same.
 Durations are written like `30m`, `12h`, `90d` or `2w`, and moments like `2030-01-31T12:00:00Z`.
 """
 _SPELLED = re.compile(
