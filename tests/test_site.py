@@ -95,6 +95,13 @@ def test_the_reference_has_every_public_name(site, module):
         assert {f"{module}.{name}", place(thing, name)} & documented, name
 
 
+def test_the_reference_shows_no_roles_and_nothing_private(site):
+    """Docstrings have roles as Sphinx knows them, which are links and code here."""
+    for path in (SITE / "reference").rglob("*.html"):
+        html = path.read_text("utf-8")
+        assert re.findall(r":(?:class|data|func|meth):|::\s*<|id=\"keylatch[\w.]*\._", html) == []
+
+
 def test_the_reference_of_the_command_line_is_what_the_command_says():
     """Every command, argument and option: ``make docs-cli`` writes the page anew."""
     tool = [sys.executable, ROOT / "tools" / "cli_reference.py", "--check"]
