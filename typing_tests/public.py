@@ -40,6 +40,7 @@ from keylatch import (
 )
 from keylatch._native import TokenHeaders
 from keylatch.asgi import APIKeyMiddleware, verified_key, verify_again
+from keylatch.either import Undecided
 from keylatch.errors import AuthenticationError, MissingKeyError, UnavailableError
 from keylatch.fastapi import (
     APIKeyAuth,
@@ -285,6 +286,10 @@ async def fastapi(keys: APIKeys, connection: HTTPConnection, scopes: SecuritySco
     optional = auth.optional
     assert_type(optional, OptionalAPIKey)
     assert_type(await optional(connection, scopes), APIKey | None)
+    carried = auth.carried
+    assert_type(carried, CarriedAPIKey)
+    assert_type(carried.mark, object)
+    assert_type(await carried(connection, scopes), APIKey | Undecided)
     assert_type(auth.owner(load), Callable[..., Awaitable[User]])
     assert_type(auth.owner(load_in_a_thread), Callable[..., Awaitable[User]])
     assert_type(auth.over(keys), APIKeyAuth)
