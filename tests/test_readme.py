@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import httpx2
 import pytest
@@ -95,3 +96,21 @@ def test_the_table_of_answers_is_complete():
         if error is not errors.RateLimitedError:
             (row,) = [line for line in rows if f"`{error.code}`" in line]
             assert f"| {error.status}" in row
+
+
+def test_the_picture_of_the_terminal_shows_what_the_commands_print(tmp_path):
+    """Drawn anew it shows the same lines, but for ids and dates, and no whole token."""
+    tool = Path(__file__).parent.parent / "tools" / "terminal_picture.py"
+    subprocess.run([sys.executable, tool, tmp_path / "new.svg"], check=True)
+    new = lines_of(tmp_path / "new.svg")
+    assert new == lines_of(tool.parents[1] / "docs" / "terminal.svg")
+    assert "revoked" in new
+    assert not re.search(r"acme_live_\w{72}", (tmp_path / "new.svg").read_text())
+
+
+def lines_of(picture: Path) -> str:
+    """What a picture of a terminal says, with ids, dates and times made alike."""
+    text = "".join(ET.parse(picture).getroot().itertext())
+    text = text[text.index("$") :].replace("\xa0", " ")
+    text = re.sub(r"(?<![0-9a-z])[0-9a-z]{16}(_[0-9A-Za-z]{9})?", "ID", text)
+    return re.sub(r"\d{4}-\d\d-\d\d|\d\d:\d\d|in \d+ days", "AT", text)
