@@ -66,10 +66,11 @@ def test_the_other_snippets_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KEYLATCH_SECRET", SecretRing.generate())
     names: dict[str, object] = {}
-    whole, life, routes, imports, transaction, masking, _, primitives = PYTHON[1:]
+    whole, life, routes, hearing, imports, transaction, masking, _, primitives = PYTHON[1:]
     exec(PYTHON[0], names)
     exec(whole, names)
     exec(routes, names)
+    exec(hearing, names)
     exec(masking, names)
     for snippet in (life, imports, transaction):
         body = textwrap.indent(snippet, "    ")
@@ -77,7 +78,7 @@ def test_the_other_snippets_run(tmp_path, monkeypatch, capsys):
         asyncio.run(names["snippet"](names["keys"], names["APIKeys"]))
     shown = capsys.readouterr().out
     assert "acme_live_" in shown
-    for event in ("updated ada", "rotated None", "revoked ops"):
+    for event in ("updated ada", "rotated None", "revoked ops", "was revoked by ops"):
         assert event in shown
     exec(primitives, names)
 
@@ -85,7 +86,7 @@ def test_the_other_snippets_run(tmp_path, monkeypatch, capsys):
 def test_the_test_of_the_quick_start_passes(pytester, monkeypatch):
     """Beside its file, without a database and a server secret of its own."""
     monkeypatch.setenv("KEYLATCH_SECRET", SecretRing.generate())
-    pytester.makepyfile(main=PYTHON[0], test_main=PYTHON[7])
+    pytester.makepyfile(main=PYTHON[0], test_main=PYTHON[8])
     pytester.runpytest_subprocess("-p", "no:xdist").assert_outcomes(passed=1)
 
 

@@ -106,6 +106,7 @@ class Hooks:
     def start(self) -> None:
         """Begins to tell, in this event loop, beginning with what happened before."""
         self._loop = asyncio.get_running_loop()
+        self._settling.attach()
         self._settle()
         self._ripen()
 

@@ -105,15 +105,15 @@ class Listener:
 
     async def stop(self) -> int:
         """Leaves the rest untold, and tells how many events that are."""
-        left = self.waiting
-        self.dropped += left
-        self._events.clear()
-        self._refusals = Gathering()
         if self.worker is not None:
             self.worker.cancel()
         # A callback that refuses to be cancelled is left to itself.
         if tasks := [task for task in (self.worker, self._call) if task is not None]:
             await asyncio.wait(tasks, timeout=PARTING)
+        left = self.waiting  # what it has led to meanwhile, too
+        self.dropped += left
+        self._events.clear()
+        self._refusals = Gathering()
         self.worker, self._told = None, True
         return left
 

@@ -26,9 +26,9 @@ Over = Callable[[], bool]
 # Entries that are held back at most.
 _MOST: Final = 10_000
 # Seconds between two looks whether a transaction is over: at first, and at the longest, where the
-# store fails.
+# store fails or has nothing.
 _PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 10.0
+_LONGEST_PAUSE: Final = 2.0
 # Seconds after which what failed in the middle of its commit is certain not to be there: the
 # server's own time to notice, and more than the store's deadline.
 _DOUBT: Final = 30.0
@@ -62,7 +62,12 @@ class Settling:
         self._tell = tell
         self._held: list[_Change] = []
         self._count = 0
-        self._failed = False
+        self._is_slow = False  # to be asked again
+        self.attach()
+
+    def attach(self) -> None:
+        """With what belongs to one event loop."""
+        self._looking = asyncio.Lock()
 
     @property
     def waiting(self) -> int:
@@ -92,40 +97,30 @@ class Settling:
             try:
                 await self.look()
             except Exception:
-                self._failed = True
+                self._is_slow = True
                 logger.exception("whether changes were committed was not found out so far")
-            pause = min(2 * pause, _LONGEST_PAUSE) if self._failed else _PAUSE
+            pause = min(2 * pause, _LONGEST_PAUSE) if self._is_slow else _PAUSE
 
     async def look(self) -> None:
-        """Tells of what is certain now. Where the store fails, it is asked again."""
-        self._failed = False
-        for change in [each for each in self._held if each.over()]:
-            if change not in self._held:
-                continue  # somebody else looks at the same time
-            self._held.remove(change)
-            is_certain = False
-            try:
-                is_certain = await self._is_certain(change)
-            finally:
-                if not is_certain:
-                    self._held.append(change)
-
-    async def _is_certain(self, change: _Change) -> bool:
-        event, _ = change.news[0]
-        try:
-            found = await self._store.events(event.key_id, action=event.action, latest=_LATER)
-        except KeylatchError:  # the store has said why in the log
-            self._failed = True
-            return False
-        if event in found:
-            self._count -= len(change.news)
-            self._tell(change.news)
-            return True
-        if time.monotonic() < change.until:
-            self._failed = True  # not often, since there is seldom anything to find
-            return False
-        self._count -= len(change.news)
-        return True
+        """Tells of what is certain now, in order. Where the store fails, it is asked again."""
+        async with self._looking:
+            self._is_slow = False
+            for change in [each for each in self._held if each.over()]:
+                event, _ = change.news[0]
+                try:
+                    found = await self._store.events(
+                        event.key_id, action=event.action, latest=_LATER
+                    )
+                except KeylatchError:  # the store has said why in the log
+                    self._is_slow = True
+                    return
+                if event not in found and time.monotonic() < change.until:
+                    self._is_slow = True  # there is seldom anything to find
+                    continue
+                self._held.remove(change)
+                self._count -= len(change.news)
+                if event in found:
+                    self._tell(change.news)
 
 
 def _always() -> bool:
