@@ -215,7 +215,7 @@ impl Worker<'_> {
                     || ((kind.is_file() || link) && name == "HEAD"),
             );
             if kind.is_dir() {
-                if !UNREAL.iter().any(|unreal| inner == Path::new(unreal)) {
+                if !is_unreal(&inner) {
                     self.walk.add(Work::Directory(inner));
                 }
             } else if kind.is_file() {
@@ -268,6 +268,14 @@ impl Worker<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a directory is one of those, by whatever way it was reached.
+pub fn is_unreal(path: &Path) -> bool {
+    UNREAL.iter().map(Path::new).any(|unreal| {
+        path.file_name() == unreal.file_name()
+            && fs::canonicalize(path).is_ok_and(|whole| whole == unreal)
+    })
 }
 
 /// Opens what was listed as a file. It may be a link or a pipe by now, neither of which must be
