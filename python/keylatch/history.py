@@ -149,14 +149,14 @@ def _stores_objects(directory: Path) -> bool:
         HistoryError: There is what git would open, and wait for without an end.
     """
     found = False
-    inner = [Path(each) for each in os.scandir(directory) if each.is_dir()]
-    for place in (directory, *inner):
-        with os.scandir(place) as entries:
-            for each in entries:
-                if each.is_file():
-                    found |= each.name.endswith(".pack") or bool(_LOOSE.fullmatch(place.name))
-                elif not each.is_dir() and Path(each).exists():
-                    raise HistoryError("a pipe or the like stands among its objects")
+    for place, _, names in os.walk(directory):
+        holds_loose = _LOOSE.fullmatch(Path(place).name) is not None
+        for name in names:
+            file = Path(place, name)
+            if file.is_file():
+                found = found or holds_loose or file.suffix == ".pack"
+            elif file.exists():
+                raise HistoryError("a pipe or the like stands among its objects")
     return found
 
 

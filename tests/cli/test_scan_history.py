@@ -188,12 +188,12 @@ def test_links_that_git_follows_hide_no_history(outside, repository, tmp_path):
     assert history(outside, repository.path)[key_id]["path"] == "a"
 
 
-@pytest.mark.parametrize("place", ["info/alternates", "aa/" + "b" * 38])
+@pytest.mark.parametrize("place", ["info/alternates", "aa/" + "b" * 38, "info/x/y"])
 def test_a_pipe_among_the_objects_stops_no_search(outside, repository, place):
     """Git would wait for it without an end."""
     repository.commit(a="x")
     pipe = repository.path / ".git/objects" / place
-    pipe.parent.mkdir(exist_ok=True)
+    pipe.parent.mkdir(parents=True, exist_ok=True)
     os.mkfifo(pipe)
     told = outside.json("scan", str(repository.path), code=7)
     assert told["unread"][0]["reason"] == "a pipe or the like stands among its objects"
