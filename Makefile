@@ -14,7 +14,7 @@ PYRIGHT := PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/python -m pyright --pythonpat
 # cargo and maturin take the `python3` that they find: the environment's, which is new enough.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test check fmt lint rust-test python-test stubs soak fuzz fuzz-briefly bench bench-timing bench-million bench-bulk bench-scan clean
+.PHONY: help demo test check fmt lint rust-test python-test docs docs-cli stubs soak fuzz fuzz-briefly bench bench-timing bench-million bench-bulk bench-scan clean
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 15
@@ -25,7 +25,7 @@ demo: $(VENV)/.wheel ## Starts a protected FastAPI app on SQLite and prints curl
 
 test: rust-test python-test ## Runs all tests.
 
-check: lint test fuzz-briefly ## Exactly what CI runs.
+check: lint docs test fuzz-briefly ## Exactly what CI runs.
 
 rust-test: $(VENV)/.pip
 	cargo test --locked --quiet
@@ -47,6 +47,12 @@ lint: $(VENV)/.wheel $(VENV)/.dev ## Formatting, lints, types and stubs.
 	$(BIN)/maturin generate-stubs --quiet --features stubs --out target/stubs
 	diff -u python/keylatch/_native.pyi target/stubs/keylatch/_native.pyi
 	$(BIN)/python -m mypy.stubtest keylatch._native
+
+docs: $(VENV)/.wheel $(VENV)/.dev ## Builds the documentation into target/site, and checks its links.
+	$(BIN)/python tools/check_site.py
+
+docs-cli: $(VENV)/.wheel ## Writes docs/reference/cli.md anew.
+	$(BIN)/python tools/cli_reference.py
 
 fmt: $(VENV)/.dev ## Formats Rust and Python.
 	cargo fmt

@@ -20,8 +20,11 @@ FREE_THREADED = ["3.14t", "3.15t"]
 LEFT_OUT = [
     "tests/test_benches.py",
     "tests/test_docs.py",
+    "tests/test_newcomer.py",
     "tests/test_readme.py",
     "tests/test_router_schema.py",
+    "tests/test_site.py",
+    "tests/test_site_snippets.py",
     "tests/test_typing_cover.py",
 ]
 # What depends on the database at hand, or on rules of ours alone, which the main environment has

@@ -168,6 +168,8 @@ class Page:
     def filled(self, command: str) -> str:
         """The text with the last token instead of ``acme_live_…``, and its id instead of ID."""
         if self.token is None:
+            if _ELLIPSIS.search(command):
+                raise CommandFailedError(f"{command}\nno block before this has shown a token")
             return command
         return _ID.sub(self.token[1], _ELLIPSIS.sub(self.token[0], command))
 
