@@ -48,7 +48,7 @@ lint: $(VENV)/.wheel $(VENV)/.dev ## Formatting, lints, types and stubs.
 	diff -u python/keylatch/_native.pyi target/stubs/keylatch/_native.pyi
 	$(BIN)/python -m mypy.stubtest keylatch._native
 
-docs: $(VENV)/.wheel $(VENV)/.dev ## Builds the documentation into target/site, and checks its links.
+docs: $(VENV)/.dev ## Builds the documentation into target/site, and checks its links.
 	$(BIN)/python tools/check_site.py
 
 docs-cli: $(VENV)/.wheel ## Writes docs/reference/cli.md anew.
