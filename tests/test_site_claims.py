@@ -35,7 +35,9 @@ def test_the_comparison_has_the_figures_of_the_readme():
     rows = cells(page("comparison.md"), "`make bench` measures some of them")
     assert len(rows) > 3
     for name, requests, ratio in rows:
-        assert re.search(rf"^\| {re.escape(name)} \|.*\| {requests} \| {ratio} \|$", README, re.M)
+        assert re.search(
+            rf"^\| {re.escape(name)} \|.*\| {requests} \| {ratio} \|$", README, re.MULTILINE
+        )
 
 
 def test_what_hashing_costs_is_what_the_readme_says():
