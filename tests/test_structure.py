@@ -90,8 +90,10 @@ PYTHON_ARROWS = {
     "gathering": {"frozen", "records"},
     "listeners": {"gathering", "records"},
     "settling": {"errors", "records", "store"},
+    "expiring": {"changes", "errors", "listing", "records", "settling", "store"},
     "hooks": {
         "errors",
+        "expiring",
         "frozen",
         "gathering",
         "listeners",
@@ -144,6 +146,7 @@ PYTHON_ARROWS = {
         "_native",
         "bounds",
         "errors",
+        "expiring",
         "feed",
         "grace",
         "hooks",

@@ -198,6 +198,7 @@ async def callbacks(keys: APIKeys, happening: Happening, one: Callable[[Happenin
     assert_type((happening.key, happening.key_id), tuple[APIKey | None, str | None])
     assert_type((happening.actor, happening.details), tuple[str | None, Mapping[str, Any]])
     assert_type(keys.refused(MissingKeyError()), None)
+    APIKeys("sqlite:///keys.db", prefix="acme", expiring_within=timedelta(days=14))
 
 
 def states(health: Health, status: SecretStatus, use: SecretUse) -> None:

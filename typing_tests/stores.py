@@ -12,7 +12,7 @@ from keylatch.listing import Cursor, KeyFilter
 from keylatch.memory import MemoryStore
 from keylatch.records import APIKey, Change, KeyEvent, KeyRecord, Mark, Use
 from keylatch.sqlalchemy import SQLAlchemyStore, metadata
-from keylatch.store import Decide, Leave, Store
+from keylatch.store import Decide, DecideKnowing, Leave, Store
 
 
 def kinds() -> None:
@@ -57,6 +57,12 @@ async def reading(store: Store, wanted: KeyFilter, place: Cursor, now: datetime)
     assert_type(await store.events("a key id", action="created", latest=1), list[KeyEvent])
     assert_type(await store.purge(now), int)
     assert_type(await store.count_secrets(now, besides=["k1"]), list[SecretUse])
+
+
+async def reminders(store: Store, decide: DecideKnowing) -> None:
+    """What it does about keys that end soon."""
+    assert_type(await store.change_knowing("a key id", "expiring", decide), Change | None)
+    assert_type(await store.latest_events(["a key id"], "expiring"), dict[str, KeyEvent])
 
 
 async def usage(store: Store, use: Use, event: KeyEvent) -> None:

@@ -112,6 +112,28 @@ def revoked(record: KeyRecord, *, now: datetime, reason: str | None, actor: str 
     return Change(key=replace(key, revoked_at=now), event=event)
 
 
+def expiring(
+    record: KeyRecord, told: KeyEvent | None, *, now: datetime, within: timedelta
+) -> Change:
+    """Nothing becomes of a key that ends soon but an entry that says so, once for each end.
+
+    ``told`` is the latest entry of that kind.
+    """
+    key = record.key
+    if key.status(now) != "active" or key.expires_at is None or is_told(key, told):
+        return Change(key=key)
+    if key.expires_at >= now + within:
+        return Change(key=key)  # it was put off
+    details = {"expires_at": _plain(key.expires_at)}
+    event = KeyEvent(key_id=key.id, at=now, action="expiring", actor=None, details=details)
+    return Change(key=key, event=event)
+
+
+def is_told(key: APIKey, told: KeyEvent | None) -> bool:
+    """Whether an entry of the audit trail says that a key will end when it does."""
+    return told is not None and told.details.get("expires_at") == _plain(key.expires_at)
+
+
 def rehashed(key_id: str, left: str | None, kid: str, *, now: datetime) -> KeyEvent:
     """The event of a hash that was made anew, from under one server secret under another."""
     return KeyEvent(

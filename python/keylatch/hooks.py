@@ -8,13 +8,14 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, TypeVar, cast, get_args, overload
 
 from keylatch.errors import AuthenticationError
+from keylatch.expiring import Expiring
 from keylatch.frozen import frozen
 from keylatch.gathering import Alike, Gathering
-from keylatch.listeners import PARTING, Listener
+from keylatch.listeners import PARTING, Listener, is_within_callback
 from keylatch.records import Action, APIKey, Happening, KeyEvent
 from keylatch.settling import News, Over, Settling
 from keylatch.store import Store
@@ -28,6 +29,11 @@ _GATHERED: Final = 1.0
 # Seconds that are spent on telling what waits, at the end or when somebody waits for it.
 PATIENCE: Final = 5.0
 
+# Events that may wait for a callback when a key is found that ends soon.
+_MOST_AHEAD: Final = 100
+# Seconds until it is looked whether they are fewer.
+_PAUSE: Final = 0.05
+
 C = TypeVar("C", bound=Callable[[Happening], object])
 
 
@@ -37,30 +43,43 @@ class Hooks:
     Args:
         store: Tells whether the changes of a host's transaction were committed.
         now: Tells the time.
+        expiring_within: How long before its end a key is told of.
 
     Attributes:
         hears_refusals: Whether a callback is told of refusals.
     """
 
-    def __init__(self, store: Store, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, store: Store, now: Callable[[], datetime], *, expiring_within: timedelta
+    ) -> None:
         self.hears_refusals = False
         self._store = store
         self._now = now
+        self._expiring_within = expiring_within
         self._listeners: list[Listener] = []
         self._reset()
 
     def begin_anew(self) -> None:
         """With the same callbacks and nothing that waits: in the child after a fork."""
         # A task that goes unfinished would be complained about.
-        self._inherited = self._settler, self._listeners
+        self._inherited = self._settler, self._watcher, self._listeners
         self._listeners = []
         self._reset()
-        for listener in self._inherited[1]:
+        for listener in self._inherited[-1]:
             self.add(listener.callback, listener.actions)
 
     def _reset(self) -> None:
         self._settling = Settling(self._store, self._hand_out)
         self._settler: asyncio.Task[None] | None = None
+        self._expiring = Expiring(
+            self._store,
+            self._now,
+            within=self._expiring_within,
+            room=self._room,
+            tell=self._hand_out,
+            doubt=self.doubt,
+        )
+        self._watcher: asyncio.Task[None] | None = None
         self._refusals = Gathering()
         self._loop: asyncio.AbstractEventLoop | None = None  # while the collection is started
 
@@ -68,6 +87,7 @@ class Hooks:
         """Has a callback be told."""
         self._listeners.append(Listener(callback, actions))
         self.hears_refusals = self.hears_refusals or "refused" in actions
+        self._in_loop(self._watch)
 
     def counts(self) -> tuple[int, int, int]:
         """How many events wait, how many were dropped, and how often callbacks have failed."""
@@ -107,17 +127,33 @@ class Hooks:
         """Begins to tell, in this event loop, beginning with what happened before."""
         self._loop = asyncio.get_running_loop()
         self._settling.attach()
+        self._expiring.attach()
         self._settle()
+        self._watch()
         self._ripen()
 
     async def flush(self) -> None:
-        """Tells what there is to tell, and waits for that, but not for more than five seconds."""
+        """Tells what there is to tell, and waits for that, but not for long.
+
+        Raises:
+            UnavailableError: Keys that end soon could not be looked for.
+        """
         if self._loop is not None and self._loop.is_closed():
             self._loop = None
         if self._loop is not None and self._loop is not asyncio.get_running_loop():
             told = asyncio.run_coroutine_threadsafe(self.flush(), self._loop)
             await asyncio.wrap_future(told)
             return
+        try:
+            # A callback may be what it would wait for.
+            if self._hear("expiring") and not is_within_callback():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(PATIENCE):
+                        await self._expiring.look()
+        finally:
+            await self._tell_waiting()
+
+    async def _tell_waiting(self) -> None:
         await self._settling.look()
         self._ripen()
         await self._told(PATIENCE)
@@ -126,11 +162,12 @@ class Hooks:
 
     async def close(self) -> None:
         """Tells what there is to tell, within five seconds."""
-        settler, self._settler = self._settler, None
+        tasks = [task for task in (self._settler, self._watcher) if task is not None]
+        self._settler = self._watcher = None
         try:
-            if settler is not None:
-                settler.cancel()
-                await asyncio.wait([settler])
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             with suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE - PARTING):
                     await self._settling.look()
@@ -162,6 +199,23 @@ class Hooks:
     def _settle(self) -> None:
         if self._settling.waiting and (self._settler is None or self._settler.done()):
             self._settler = asyncio.create_task(self._settling.run(), name="keylatch-settling")
+
+    def _watch(self) -> None:
+        if self._watcher is None and self._hear("expiring"):
+            self._watcher = asyncio.create_task(self._expiring.run(), name="keylatch-expiring")
+
+    async def _room(self) -> None:
+        """Waits until another key may be told of: once it is written that it was, it has to be."""
+        while any(
+            listener.waiting >= _MOST_AHEAD
+            for listener in self._listeners
+            if "expiring" in listener.actions
+        ):
+            self._begin()
+            await asyncio.sleep(_PAUSE)
+
+    def _hear(self, action: Action) -> bool:
+        return any(action in listener.actions for listener in self._listeners)
 
     def _gather(self) -> None:
         asyncio.get_running_loop().call_later(_GATHERED, self._ripen)
@@ -236,6 +290,9 @@ class EventCallbacks:
           workers, nor by the command line. One event for each key, also where a call changes many.
         - A change with ``connection=`` is told a moment after its transaction has committed, and
           never if that is rolled back.
+        - ``expiring`` is told once for each key that ends within ``expiring_within``, by one of all
+          workers with a callback for it: the audit trail has an entry that it was. It is told again
+          if the key is to end at another moment. Keys that were rotated are among them.
         - ``refused`` is told a second later, once for all refusals since then that have the same
           error code and the same key. Requests without a key are among them, as ``missing_key``;
           not those that ``auth.optional`` lets pass, or ``auth.either`` leaves to the other scheme.

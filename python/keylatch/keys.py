@@ -11,7 +11,7 @@ import os
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Self
 
@@ -27,6 +27,7 @@ from keylatch.errors import (
     MissingKeyError,
     UnavailableError,
 )
+from keylatch.expiring import WEEK, window
 from keylatch.feed import Notify, Poll
 from keylatch.grace import GraceHeaders
 from keylatch.hooks import EventCallbacks
@@ -83,6 +84,8 @@ class APIKeys(EventCallbacks, TokenIdentification):
         allow_missing_secrets: Whether it starts although living keys need server secrets that are
             not in the ring, and are answered with 503. Then it does not look, either: to look
             takes a reading of all keys at every start, at most until the store's deadline.
+        expiring_within: How long before its end a key is told of to callbacks that ask for
+            ``expiring``, an hour to 366 days. It is looked for every minute.
 
     Raises:
         ConfigurationError: The secret or the database cannot be used, or a number is outside its
@@ -105,6 +108,7 @@ class APIKeys(EventCallbacks, TokenIdentification):
         unsealed_lookups: int = 50,
         imported_tokens: bool = False,
         allow_missing_secrets: bool = False,
+        expiring_within: timedelta = WEEK,
     ) -> None:
         self._prefixes = (prefix,) if isinstance(prefix, str) else tuple(prefix)
         if not self._prefixes:
@@ -117,7 +121,12 @@ class APIKeys(EventCallbacks, TokenIdentification):
         _between(_SHORTEST, usage_interval, _LONGEST, "usage_interval, in seconds,")
         _between(0, unsealed_lookups, _MOST_LOOKUPS, "unsealed_lookups, a second,")
         try:
-            super().__init__(_store(database), _ring(secret), clock or _system_clock)
+            super().__init__(
+                _store(database),
+                _ring(secret),
+                clock or _system_clock,
+                expiring_within=window(expiring_within),
+            )
         finally:
             # A traceback with locals must show neither; a URL may hold a password.
             del secret, database
@@ -414,9 +423,10 @@ class APIKeys(EventCallbacks, TokenIdentification):
         """Does what waits, for tests and jobs: it is done without being asked, too, and at the end.
 
         Writes the uses that were counted so far to the database, which is done every ten seconds.
-        Tells callbacks of the events that wait, and waits until they have been told, five seconds
-        at most: ``health().waiting_events`` tells whether some are left. A callback that asks for
-        this does not wait for itself.
+        Looks for keys that end soon, if a callback is to hear of them. Tells callbacks of the
+        events that wait, and waits until they have been told, five seconds at most:
+        ``health().waiting_events`` tells whether some are left. A callback that asks for this does
+        not wait for itself.
 
         Raises:
             UnavailableError: The database failed; the uses are kept.

@@ -34,6 +34,11 @@ _PAUSE: Final = 0.05
 _running: ContextVar["Listener | None"] = ContextVar("keylatch_listener", default=None)
 
 
+def is_within_callback() -> bool:
+    """Whether a callback is running here."""
+    return _running.get() is not None
+
+
 class Listener:
     """A callback, and the events that wait for it.
 

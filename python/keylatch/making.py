@@ -72,9 +72,16 @@ class KeyMaking:
     _prefixes: Sequence[str]
     _accepts_imported: bool
 
-    def __init__(self, store: Store, ring: SecretRing, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        ring: SecretRing,
+        clock: Callable[[], datetime],
+        *,
+        expiring_within: timedelta,
+    ) -> None:
         self._store = store
-        self._hooks = Hooks(store, self._now)
+        self._hooks = Hooks(store, self._now, expiring_within=expiring_within)
         self._ring = ring
         self._hasher = Hasher(ring)
         self._clock = clock

@@ -10,7 +10,14 @@ from keylatch.errors import ConfigurationError
 from keylatch.kids import SecretUse, kid_of
 from keylatch.listing import Cursor, KeyFilter
 from keylatch.records import DECOY, APIKey, Change, KeyEvent, KeyRecord, Mark, Use
-from keylatch.store import Connection, Decide, DuplicateKeyError, Leave, Progress
+from keylatch.store import (
+    Connection,
+    Decide,
+    DecideKnowing,
+    DuplicateKeyError,
+    Leave,
+    Progress,
+)
 
 
 class MemoryStore:
@@ -97,6 +104,16 @@ class MemoryStore:
             look(deepcopy(self._records.get(by)))
         record = self._records.get(key_id)
         return None if record is None else self._change(record, decide)
+
+    async def change_knowing(
+        self, key_id: str, action: str, decide: DecideKnowing
+    ) -> Change | None:
+        """Changes a key by the latest entry of an action."""
+        record = self._records.get(key_id)
+        if record is None:
+            return None
+        told = self._latest([key_id], action).get(key_id)
+        return self._change(record, lambda record: decide(record, told))
 
     async def change_owned(
         self, owner: str, decide: Decide, *, connection: Connection | None = None
@@ -198,6 +215,18 @@ class MemoryStore:
             if event.key_id == key_id and action in (None, event.action)
         ]
         return deepcopy(found if latest is None else found[-latest:])
+
+    async def latest_events(self, key_ids: Collection[str], action: str) -> dict[str, KeyEvent]:
+        """Reads the latest entry of an action of each key."""
+        return self._latest(key_ids, action)
+
+    def _latest(self, key_ids: Collection[str], action: str) -> dict[str, KeyEvent]:
+        wanted = set(key_ids)
+        return {
+            event.key_id: deepcopy(event)
+            for event in self._events
+            if event.action == action and event.key_id in wanted
+        }
 
     def _change(self, record: KeyRecord, decide: Decide) -> Change:
         change = decide(deepcopy(record))

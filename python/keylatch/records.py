@@ -162,7 +162,8 @@ class KeyEvent:
     Attributes:
         key_id: The key it happened to.
         at: When, in UTC.
-        action: What: created, imported, updated, rotated, revoked or rehashed.
+        action: What: created, imported, updated, rotated, revoked, expiring (a callback was told
+            that it ends soon) or rehashed.
         actor: Who did it, as the caller said; None if it did not say.
         details: A JSON object that depends on the action.
     """

@@ -21,7 +21,7 @@ from keylatch.kids import SecretUse
 from keylatch.listening import can_listen
 from keylatch.listing import Cursor, KeyFilter
 from keylatch.records import APIKey, Change, KeyEvent, KeyRecord, Mark, Use
-from keylatch.store import Connection, Decide, Leave, Progress
+from keylatch.store import Connection, Decide, DecideKnowing, Leave, Progress
 from keylatch.tables import api_keys, metadata
 
 # How often in a row others may be faster with every key of an owner.
@@ -172,6 +172,13 @@ class SQLAlchemyStore:
         unit = partial(statements.change, key_id=key_id, decide=decide, leave=leave)
         return await self._database.run(unit, connection)
 
+    async def change_knowing(
+        self, key_id: str, action: str, decide: DecideKnowing
+    ) -> Change | None:
+        """Changes a key by the latest entry of an action, in one transaction."""
+        unit = partial(statements.change_knowing, key_id=key_id, action=action, decide=decide)
+        return await self._database.run(unit)
+
     async def change_owned(
         self, owner: str, decide: Decide, *, connection: Connection | None = None
     ) -> list[Change]:
@@ -260,6 +267,11 @@ class SQLAlchemyStore:
         """Reads the audit trail of a key, the oldest entry first."""
         unit = partial(trail.events, key_id=key_id, action=action, latest=latest)
         return await self._database.run(unit, connection)
+
+    async def latest_events(self, key_ids: Collection[str], action: str) -> dict[str, KeyEvent]:
+        """Reads the latest entry of an action of each key, by the key's id."""
+        unit = partial(trail.latest_events, key_ids=list(key_ids), action=action)
+        return await self._database.run(unit)
 
 
 def _is_in_memory(url: sa.URL) -> bool:

@@ -16,7 +16,7 @@ from keylatch import inserting, locks, rows, trail
 from keylatch.listing import Cursor, KeyFilter
 from keylatch.paging import page
 from keylatch.records import APIKey, Change, KeyEvent, KeyRecord, differences
-from keylatch.store import Decide, Leave
+from keylatch.store import Decide, DecideKnowing, Leave
 from keylatch.tables import api_key_events, api_keys
 
 # Brings a row in any case, of NULLs where there is no key: it must take as long.
@@ -69,6 +69,22 @@ def change(
     changed = decide(record)
     if changed.successor is not None:
         inserting.insert(connection, changed.successor)
+    _apply(connection, [(record.key, changed)])
+    return changed
+
+
+def change_knowing(
+    connection: sa.Connection, key_id: str, action: str, decide: DecideKnowing
+) -> Change | None:
+    """Changes a key by the latest entry of an action, with the key's lock held before it is read.
+
+    So whoever waits for the lock reads what the one before has written.
+    """
+    record = locks.lock(connection, key_id)
+    if record is None:
+        return None
+    latest = trail.events(connection, key_id, action=action, latest=1)
+    changed = decide(record, latest[0] if latest else None)
     _apply(connection, [(record.key, changed)])
     return changed
 

@@ -13,6 +13,8 @@ Connection = Any
 # Says what becomes of a key, from the key as it is; raises to leave it as it is. It may be called
 # again, with the key read anew, where a transaction has to be repeated.
 Decide = Callable[[KeyRecord], Change]
+# The same, from the key and the latest entry of some action in its audit trail, if there is one.
+DecideKnowing = Callable[[KeyRecord, KeyEvent | None], Change]
 # A key by whose leave another one is changed, and what looks at it, None where it is gone; that
 # raises to leave all as it is.
 Leave = tuple[str, Callable[[KeyRecord | None], None]]
@@ -89,6 +91,14 @@ class Store(Protocol):
         ``DuplicateKeyError`` if the successor's id is taken.
         """
 
+    async def change_knowing(
+        self, key_id: str, action: str, decide: DecideKnowing
+    ) -> Change | None:
+        """Changes a key by the latest entry of an action, which nobody else can write meanwhile.
+
+        The decision leaves no successor.
+        """
+
     async def change_owned(
         self, owner: str, decide: Decide, *, connection: Connection | None = None
     ) -> list[Change]:
@@ -161,3 +171,6 @@ class Store(Protocol):
         Only entries of an action, or only so many of the latest, if that is given: a trail grows
         as long as its key is changed.
         """
+
+    async def latest_events(self, key_ids: Collection[str], action: str) -> dict[str, KeyEvent]:
+        """Reads the latest entry of an action of each key that has one, by the key's id."""

@@ -18,6 +18,15 @@ _NOTIFY: Final = sa.text(
     "FROM json_array_elements_text(CAST(:key_ids AS json)) AS key_id"
 )
 _MARK: Final = sa.select(api_key_events.c.id, api_key_events.c.key_id, api_key_events.c.at)
+_EVENT: Final = sa.select(
+    api_key_events.c.key_id,
+    api_key_events.c.at,
+    api_key_events.c.action,
+    api_key_events.c.actor,
+    api_key_events.c.details,
+)
+# Keys that one statement asks about: their ids fit into one packet of any database.
+_PORTION: Final = 500
 # Missing entries of the audit trail that are asked for one by one, not as a stretch of numbers.
 _FEW: Final = 16
 
@@ -58,16 +67,26 @@ def events(
 ) -> list[KeyEvent]:
     """Reads the audit trail of a key, or some of it, the oldest entry first."""
     event = api_key_events.c
-    query = (
-        sa.select(event.key_id, event.at, event.action, event.actor, event.details)
-        .where(event.key_id == key_id)
-        .order_by(event.id.desc())
-        .limit(latest)
-    )
+    query = _EVENT.where(event.key_id == key_id).order_by(event.id.desc()).limit(latest)
     if action is not None:
         query = query.where(event.action == action)
     with rows.decoding():
         return [KeyEvent(**row) for row in connection.execute(query).mappings()][::-1]
+
+
+def latest_events(
+    connection: sa.Connection, key_ids: Sequence[str], action: str
+) -> dict[str, KeyEvent]:
+    """Reads the latest entry of an action of each of some keys."""
+    event, found = api_key_events.c, dict[str, KeyEvent]()
+    for start in range(0, len(key_ids), _PORTION):
+        portion = event.key_id.in_(key_ids[start : start + _PORTION])
+        query = _EVENT.where(portion, event.action == action).order_by(event.id)
+        with rows.decoding():
+            found |= {
+                row["key_id"]: KeyEvent(**row) for row in connection.execute(query).mappings()
+            }
+    return found
 
 
 def write_events(connection: sa.Connection, new: Sequence[KeyEvent]) -> None:
