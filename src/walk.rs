@@ -1,7 +1,6 @@
 //! Looks for tokens in files and in their names, in all of a tree, on every core.
 //! Knows the search, and nothing of git but how to tell a repository; nothing of Python.
 
-use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -168,15 +167,12 @@ struct Worker<'a> {
 impl Worker<'_> {
     fn take(&mut self, work: Work) {
         match work {
-            Work::Root(path) => {
-                self.name(path.file_name().unwrap_or_default(), &path);
-                match fs::metadata(&path) {
-                    Ok(about) if about.is_dir() => self.directory(&path),
-                    Ok(about) if about.is_file() => self.file(path, File::open),
-                    Ok(_) => self.outcome.unread.push((path, "it is no file".to_owned())),
-                    Err(error) => self.outcome.unread.push((path, reason(&error))),
-                }
-            }
+            Work::Root(path) => match fs::metadata(&path) {
+                Ok(about) if about.is_dir() => self.directory(&path),
+                Ok(about) if about.is_file() => self.file(path, File::open),
+                Ok(_) => self.outcome.unread.push((path, "it is no file".to_owned())),
+                Err(error) => self.outcome.unread.push((path, reason(&error))),
+            },
             Work::Directory(path) => self.directory(&path),
             Work::Files(paths) => paths.into_iter().for_each(|path| self.file(path, open)),
         }
@@ -188,11 +184,6 @@ impl Worker<'_> {
         if error.kind() != io::ErrorKind::NotFound {
             self.outcome.unread.push((path, reason(error)));
         }
-    }
-
-    fn name(&mut self, name: &OsStr, path: &Path) {
-        let hits = scan::find(name.as_encoded_bytes(), self.walk.wanted);
-        self.outcome.hits.extend(hits.into_iter().map(|hit| (path.to_owned(), hit)));
     }
 
     fn directory(&mut self, path: &Path) {
@@ -214,7 +205,9 @@ impl Worker<'_> {
                     continue;
                 }
             };
-            self.name(&name, &inner);
+            for hit in scan::find(name.as_encoded_bytes(), self.walk.wanted) {
+                self.outcome.hits.push((inner.clone(), hit));
+            }
             // Git follows links that stand for these.
             let link = kind.is_symlink();
             marks += usize::from(
