@@ -10,6 +10,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 
 import browsers
@@ -18,9 +19,11 @@ from playwright.sync_api import Page
 from test_typing_cover import BESIDES, MODULES, place, public
 
 import keylatch
-from keylatch import APIKeys, errors
+from keylatch import APIKeys, SecretRing, errors
 from keylatch.asgi import APIKeyMiddleware
 from keylatch.fastapi import APIKeyAuth
+from keylatch.memory import MemoryStore
+from keylatch.prometheus import HealthCollector
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -99,7 +102,8 @@ def test_the_reference_shows_no_roles_and_nothing_private(site):
     """Docstrings have roles as Sphinx knows them, which are links and code here."""
     for path in (SITE / "reference").rglob("*.html"):
         html = path.read_text("utf-8")
-        assert re.findall(r":(?:class|data|func|meth):|::\s*<|id=\"keylatch[\w.]*\._", html) == []
+        assert re.findall(r":(?:class|data|func|meth):|::\s*<", html) == []
+        assert re.findall(r'id="keylatch[\w.]*\._(?!_call__)', html) == []
 
 
 def test_the_reference_of_the_command_line_is_what_the_command_says():
@@ -127,6 +131,17 @@ def test_the_settings_are_all_there():
     package = Path(keylatch.__file__).parent
     source = "".join(path.read_text("utf-8") for path in package.glob("*.py"))
     assert set(re.findall(r"KEYLATCH_[A-Z]+", source)) <= rows
+
+
+def test_the_metrics_are_all_there():
+    """Each number of a collection's health, with its name in Prometheus."""
+    page = (DOCS / "operations.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)`.*? \| `(keylatch_\w+)", page, re.MULTILINE))
+    keys = APIKeys(MemoryStore(), prefix="acme_live", secret=SecretRing.generate())
+    assert {*rows} | {"misses", "hit_rate"} >= {*asdict(keys.health())} - {"refusals"}
+    collected = list(HealthCollector(keys).collect())
+    names = {metric.name + ("_total" if metric.type == "counter" else "") for metric in collected}
+    assert {*rows.values()} | {"keylatch_refusals_total"} == names
 
 
 @pytest.mark.parametrize("width", WIDTHS)
