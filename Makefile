@@ -14,7 +14,7 @@ PYRIGHT := PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/python -m pyright --pythonpat
 # cargo and maturin take the `python3` that they find: the environment's, which is new enough.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test check fmt lint rust-test python-test docs docs-cli stubs soak fuzz fuzz-briefly bench bench-timing bench-million bench-bulk bench-scan clean
+.PHONY: help demo test check fmt lint rust-test python-test docs docs-cli docs-terminal stubs soak fuzz fuzz-briefly bench bench-timing bench-million bench-bulk bench-scan clean
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 15
@@ -48,11 +48,14 @@ lint: $(VENV)/.wheel $(VENV)/.dev ## Formatting, lints, types and stubs.
 	diff -u python/keylatch/_native.pyi target/stubs/keylatch/_native.pyi
 	$(BIN)/python -m mypy.stubtest keylatch._native
 
-docs: $(VENV)/.wheel $(VENV)/.dev ## Builds the documentation into target/site, and checks its links.
+docs: $(VENV)/.dev ## Builds the documentation into target/site, and checks its links.
 	$(BIN)/python tools/check_site.py
 
 docs-cli: $(VENV)/.wheel ## Writes docs/reference/cli.md anew.
 	$(BIN)/python tools/cli_reference.py
+
+docs-terminal: $(VENV)/.wheel $(VENV)/.dev ## Draws docs/terminal.svg anew.
+	$(BIN)/python tools/terminal_picture.py
 
 fmt: $(VENV)/.dev ## Formats Rust and Python.
 	cargo fmt

@@ -37,6 +37,8 @@ pub enum Denial {
 pub enum Verdict<T> {
     Opens(T),
     Denied(Denial),
+    /// What it would open, since its secret is right: anyone can write a key id into a token.
+    Barred(Denial, T),
     /// Nothing that counts is known: the database has to be asked.
     Unknown,
 }
@@ -243,6 +245,7 @@ impl<K> Engine<K> {
             Ok(Verdict::Opens(())) if row.awaits_rehash() => Verdict::Unknown,
             Ok(Verdict::Opens(())) => Verdict::Opens(row),
             Ok(Verdict::Denied(denial)) => Verdict::Denied(denial),
+            Ok(Verdict::Barred(denial, ())) => Verdict::Barred(denial, row),
             // A row that cannot be verified is read again, and who reads it says why.
             Ok(Verdict::Unknown) | Err(_) => Verdict::Unknown,
         }
@@ -327,13 +330,13 @@ impl<K> Engine<K> {
             return Ok(Verdict::Unknown);
         }
         let denial = match row.key.as_ref().filter(|_| matches) {
-            None => Denial::Invalid,
+            None => return Ok(Verdict::Denied(self.deny(Denial::Invalid))),
             Some(_) if row.revoked => Denial::Revoked,
             Some(_) if expired => Denial::Expired,
             Some(key) if !permits(key) => Denial::Scope,
             Some(_) => return Ok(Verdict::Opens(())),
         };
-        Ok(Verdict::Denied(self.deny(denial)))
+        Ok(Verdict::Barred(self.deny(denial), ()))
     }
 
     /// Whether a token without a right seal may cost the database a lookup now.

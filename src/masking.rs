@@ -29,25 +29,40 @@ pub fn mask(text: &[u8]) -> Option<Vec<u8>> {
 
 /// The next secret part. It is looked for from the right, as in `scan`.
 fn next(text: &[u8], from: usize) -> Option<Range<usize>> {
-    let mut start = from + MIDDLE_LEN;
+    let mut start = from.max(MIDDLE_LEN);
     loop {
         let run = text.get(start..start + LEAST_LEN)?;
         if let Some(other) = run.iter().rposition(|byte| !byte.is_ascii_alphanumeric()) {
             start += other + 1;
-        } else if follows_key_id(text, start) {
+        } else if let Some(secret) = secret_start(text, start) {
             let rest = text.get(start..)?;
             let len = rest.iter().take_while(|byte| byte.is_ascii_alphanumeric()).count();
-            return Some(start..start + len);
+            return Some(secret.max(from)..start + len);
         } else {
             start += LEAST_LEN;
         }
     }
 }
 
-fn follows_key_id(text: &[u8], start: usize) -> bool {
-    let middle = text.get(start - MIDDLE_LEN..start).unwrap_or_default();
-    match middle {
-        [b'_', key_id @ .., b'_'] => key_id.iter().all(|byte| is_base32(*byte)),
-        _ => false,
+/// Where the secret part begins that these letters and digits belong to, if they follow a key id.
+/// Between them a mask may stand, where the first part of the secret was masked before the rest
+/// came to it. A `_` may be escaped, as in a URL.
+fn secret_start(text: &[u8], start: usize) -> Option<usize> {
+    let (mut before, run) = text.split_at_checked(start)?;
+    let mut secret = start;
+    if before.ends_with(b"%") && (run.starts_with(b"5F") || run.starts_with(b"5f")) {
+        before = text.get(..start + 2)?;
+        secret = start + 2;
+    } else if let Some(rest) = before.strip_suffix(MASK) {
+        before = rest;
+        secret = rest.len();
     }
+    let (before, key_id) = without_underscore(before)?.split_last_chunk::<KEY_ID_LEN>()?;
+    without_underscore(before)?;
+    key_id.iter().all(|byte| is_base32(*byte)).then_some(secret)
+}
+
+fn without_underscore(text: &[u8]) -> Option<&[u8]> {
+    let mut ways = [b"_".as_slice(), b"%5F", b"%5f"].into_iter();
+    ways.find_map(|underscore| text.strip_suffix(underscore))
 }

@@ -171,7 +171,8 @@ impl Engine {
         };
         match verdict {
             Verdict::Opens(row) => key_of(py, &row),
-            Verdict::Denied(denial) => Err(denied(denial, required, granted)),
+            Verdict::Denied(_) => Err(Refusal::Invalid.into()),
+            Verdict::Barred(denial, row) => Err(barred(py, denial, &row, required, granted)),
             Verdict::Unknown => {
                 let token = credential
                     .text()
@@ -354,7 +355,8 @@ impl Engine {
         let permits = |key: &Key| permits(py, key, required, &mut granted);
         match self.inner.judge(ring, &row.inner, token.inner.borrow(), at, permits)? {
             Verdict::Opens(()) => Ok(row.inner.key.as_ref().map(|key| key.object.clone_ref(py))),
-            Verdict::Denied(denial) => Err(denied(denial, required, granted)),
+            Verdict::Denied(_) => Err(Refusal::Invalid.into()),
+            Verdict::Barred(denial, ()) => Err(barred(py, denial, &row.inner, required, granted)),
             Verdict::Unknown => Ok(None),
         }
     }
@@ -464,7 +466,8 @@ impl Engine {
         };
         match verdict {
             Verdict::Opens(row) => key_of(py, &row),
-            Verdict::Denied(denial) => Err(denied(denial, required, granted)),
+            Verdict::Denied(_) => Err(Refusal::Invalid.into()),
+            Verdict::Barred(denial, row) => Err(barred(py, denial, &row, required, granted)),
             Verdict::Unknown => Ok(Py::new(py, Token { inner: token.to_owned() })?.into_any()),
         }
     }
@@ -507,19 +510,24 @@ fn permits(
     granted_all
 }
 
-fn denied(
+/// The refusal of a key whose secret is right, which has the key.
+fn barred(
+    py: Python<'_>,
     denial: Denial,
+    row: &cache::Row<Key>,
     required: Option<&Bound<'_, PyFrozenSet>>,
     granted: Option<Py<PyFrozenSet>>,
 ) -> PyErr {
-    match (denial, required, granted) {
+    let refusal = match (denial, required, granted) {
         (Denial::Revoked, ..) => RevokedKeyError::new_err(()),
         (Denial::Expired, ..) => ExpiredKeyError::new_err(()),
         (Denial::Scope, Some(required), Some(granted)) => {
             InsufficientScopeError::new_err((required.clone().unbind(), granted))
         }
         _ => Refusal::Invalid.into(),
-    }
+    };
+    let key = row.key.as_ref().map(|key| &key.object);
+    refusal.value(py).setattr("key", key).err().unwrap_or(refusal)
 }
 
 fn parse_key_id(text: &Bound<'_, PyString>) -> PyResult<KeyId> {

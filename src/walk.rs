@@ -1,6 +1,7 @@
 //! Looks for tokens in files and in their names, in all of a tree, on every core.
 //! Knows the search, and nothing of git but how to tell a repository; nothing of Python.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -167,12 +168,15 @@ struct Worker<'a> {
 impl Worker<'_> {
     fn take(&mut self, work: Work) {
         match work {
-            Work::Root(path) => match fs::metadata(&path) {
-                Ok(about) if about.is_dir() => self.directory(&path),
-                Ok(about) if about.is_file() => self.file(path, File::open),
-                Ok(_) => self.outcome.unread.push((path, "it is no file".to_owned())),
-                Err(error) => self.outcome.unread.push((path, reason(&error))),
-            },
+            Work::Root(path) => {
+                self.name(path.file_name().unwrap_or_default(), &path);
+                match fs::metadata(&path) {
+                    Ok(about) if about.is_dir() => self.directory(&path),
+                    Ok(about) if about.is_file() => self.file(path, File::open),
+                    Ok(_) => self.outcome.unread.push((path, "it is no file".to_owned())),
+                    Err(error) => self.outcome.unread.push((path, reason(&error))),
+                }
+            }
             Work::Directory(path) => self.directory(&path),
             Work::Files(paths) => paths.into_iter().for_each(|path| self.file(path, open)),
         }
@@ -184,6 +188,11 @@ impl Worker<'_> {
         if error.kind() != io::ErrorKind::NotFound {
             self.outcome.unread.push((path, reason(error)));
         }
+    }
+
+    fn name(&mut self, name: &OsStr, path: &Path) {
+        let hits = scan::find(name.as_encoded_bytes(), self.walk.wanted);
+        self.outcome.hits.extend(hits.into_iter().map(|hit| (path.to_owned(), hit)));
     }
 
     fn directory(&mut self, path: &Path) {
@@ -205,15 +214,15 @@ impl Worker<'_> {
                     continue;
                 }
             };
-            for hit in scan::find(name.as_encoded_bytes(), self.walk.wanted) {
-                self.outcome.hits.push((inner.clone(), hit));
-            }
+            self.name(&name, &inner);
+            // Git follows links that stand for these.
+            let link = kind.is_symlink();
             marks += usize::from(
-                (kind.is_dir() && (name == "objects" || name == "refs"))
-                    || (kind.is_file() && name == "HEAD"),
+                ((kind.is_dir() || link) && (name == "objects" || name == "refs"))
+                    || ((kind.is_file() || link) && name == "HEAD"),
             );
             if kind.is_dir() {
-                if !UNREAL.iter().any(|unreal| inner == Path::new(unreal)) {
+                if !is_unreal(&inner) {
                     self.walk.add(Work::Directory(inner));
                 }
             } else if kind.is_file() {
@@ -266,6 +275,14 @@ impl Worker<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a directory is one of those, by whatever way it was reached.
+pub fn is_unreal(path: &Path) -> bool {
+    UNREAL.iter().map(Path::new).any(|unreal| {
+        path.file_name() == unreal.file_name()
+            && fs::canonicalize(path).is_ok_and(|whole| whole == unreal)
+    })
 }
 
 /// Opens what was listed as a file. It may be a link or a pipe by now, neither of which must be

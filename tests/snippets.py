@@ -15,6 +15,7 @@ import json
 import linecache
 import os
 import re
+import secrets
 import socket
 import sys
 import tempfile
@@ -30,6 +31,8 @@ from keylatch import SecretRing
 
 # What no parser is at hand for. Everything else either runs or is parsed.
 SHOWN = {"text", "nginx", "csv", "sql", "http", "dockerfile", "systemd", "caddy"}
+# Below those that the system hands out.
+_PORTS = range(20_000, 32_000)
 _TOKEN = re.compile(r"\b[A-Za-z]\w*_([0-9a-hjkmnp-tv-z]{16})_[0-9A-Za-z]{55}\b")
 _ELLIPSIS = re.compile(r"\b[A-Za-z]\w*_…")
 _ID = re.compile(r"\bID\b")
@@ -42,9 +45,7 @@ class Page:
 
     def __init__(self, name: str, folder: Path, aside: Path, variables: dict[str, str]) -> None:
         self.name, self.folder = name, folder
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port = int(listener.getsockname()[1])
+        self.port = free_port()
         aside.joinpath(".curlrc").write_text("silent\nshow-error\n")
         environment = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -182,6 +183,15 @@ class Page:
             self.shell.close()
         if self.shell.log.exists() and "Traceback" in self.shell.log.read_text():
             raise CommandFailedError(self.shell.log.read_text())
+
+
+def free_port() -> int:
+    """A port that nobody listens on, nor is given by the system while the page runs."""
+    while True:
+        port = secrets.choice(_PORTS)
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def check(language: str, body: str) -> None:

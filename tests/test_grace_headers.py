@@ -164,6 +164,22 @@ async def test_the_database_is_asked_once_and_not_waited_for(app, keys, clock, a
     assert b"deprecation" in dict(answer.headers)
 
 
+async def test_a_shortened_audit_trail_is_asked_once(keys, clock, monkeypatch):
+    """What is not there any more is no reason for a query with each request."""
+    token, _ = await in_grace(keys, clock)
+    asked = []
+
+    async def nothing(*args, **options):
+        asked.append(args)
+        return []
+
+    monkeypatch.setattr(keys._store, "events", nothing)
+    key = await keys.verify(token)
+    for _ in range(3):
+        assert list(await keys.grace_headers(key)) == ["Sunset"]
+    assert len(asked) == 1
+
+
 async def test_many_keys_in_grace_take_little_memory(keys, clock):
     """The oldest make room."""
     key, _ = await in_grace(keys, clock)

@@ -199,6 +199,10 @@ def test_a_token_made_by_the_message_is_masked(handler):
     key_id, _, rest = TOKEN.removeprefix("acme_live_").partition("_")
     record = log(handler, "acme_live_%s_%s", key_id, rest)
     assert (record.getMessage(), record.args) == (MASKED, None)
+    for cut in range(len(TOKEN) - 54, len(TOKEN)):
+        record = log(handler, "%s%s", TOKEN[:cut], TOKEN[cut:])
+        assert SECRET[-12:] not in record.getMessage()
+        assert SECRET[:12] not in record.getMessage()
 
 
 def test_an_exception_is_shown_masked(handler):

@@ -54,7 +54,7 @@ def run(newcomer: tuple[Path, dict[str, str]], page: Path) -> subprocess.Complet
     python, environment = newcomer
     command = [python, ROOT / "tests" / "snippets.py", page]
     return subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, timeout=180
+        command, env=environment, capture_output=True, text=True, check=False, timeout=600
     )
 
 

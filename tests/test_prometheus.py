@@ -4,7 +4,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from subject import SILENT
 
-from keylatch import APIKeys
+from keylatch import APIKeys, Happening
 from keylatch.errors import InvalidKeyError
 from keylatch.memory import MemoryStore
 from keylatch.prometheus import HealthCollector
@@ -19,8 +19,14 @@ async def test_a_scrape_shows_the_health_of_each_collection(secret, wrong_secret
     idle = APIKeys(MemoryStore(), prefix="partner", secret=secret)
     registry.register(HealthCollector(keys))
     registry.register(HealthCollector(idle, name="partners"))
+
+    @keys.on_event
+    async def fail(happening: Happening) -> None:
+        raise RuntimeError
+
     async with keys:
         new = await keys.create(name="ci")
+        await keys.flush()
         for _ in range(3):
             await keys.verify(new.token)
         with pytest.raises(InvalidKeyError):
@@ -36,6 +42,9 @@ async def test_a_scrape_shows_the_health_of_each_collection(secret, wrong_secret
         'keylatch_refusals_total{code="invalid_key",collection="acme"} 1.0',
         'keylatch_unwritten_usage_keys{collection="acme"} 1.0',
         'keylatch_lost_usage_total{collection="acme"} 0.0',
+        'keylatch_waiting_events{collection="acme"} 1.0',
+        'keylatch_dropped_events_total{collection="acme"} 0.0',
+        'keylatch_failed_callbacks_total{collection="acme"} 1.0',
     ):
         assert line in shown.splitlines()
     assert 'keylatch_feed_age_seconds{collection="acme"} ' in shown

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import httpx2
 import pytest
@@ -65,10 +66,11 @@ def test_the_other_snippets_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KEYLATCH_SECRET", SecretRing.generate())
     names: dict[str, object] = {}
-    whole, life, routes, imports, transaction, masking, _, primitives = PYTHON[1:]
+    whole, life, routes, hearing, imports, transaction, masking, _, primitives = PYTHON[1:]
     exec(PYTHON[0], names)
     exec(whole, names)
     exec(routes, names)
+    exec(hearing, names)
     exec(masking, names)
     for snippet in (life, imports, transaction):
         body = textwrap.indent(snippet, "    ")
@@ -76,7 +78,7 @@ def test_the_other_snippets_run(tmp_path, monkeypatch, capsys):
         asyncio.run(names["snippet"](names["keys"], names["APIKeys"]))
     shown = capsys.readouterr().out
     assert "acme_live_" in shown
-    for event in ("updated ada", "rotated None", "revoked ops"):
+    for event in ("updated ada", "rotated None", "revoked ops", "was revoked by ops"):
         assert event in shown
     exec(primitives, names)
 
@@ -84,7 +86,7 @@ def test_the_other_snippets_run(tmp_path, monkeypatch, capsys):
 def test_the_test_of_the_quick_start_passes(pytester, monkeypatch):
     """Beside its file, without a database and a server secret of its own."""
     monkeypatch.setenv("KEYLATCH_SECRET", SecretRing.generate())
-    pytester.makepyfile(main=PYTHON[0], test_main=PYTHON[7])
+    pytester.makepyfile(main=PYTHON[0], test_main=PYTHON[8])
     pytester.runpytest_subprocess("-p", "no:xdist").assert_outcomes(passed=1)
 
 
@@ -95,3 +97,21 @@ def test_the_table_of_answers_is_complete():
         if error is not errors.RateLimitedError:
             (row,) = [line for line in rows if f"`{error.code}`" in line]
             assert f"| {error.status}" in row
+
+
+def test_the_picture_of_the_terminal_shows_what_the_commands_print(tmp_path):
+    """Drawn anew it shows the same lines, but for ids and dates, and no whole token."""
+    tool = Path(__file__).parent.parent / "tools" / "terminal_picture.py"
+    subprocess.run([sys.executable, tool, tmp_path / "new.svg"], check=True)
+    new = lines_of(tmp_path / "new.svg")
+    assert new == lines_of(tool.parents[1] / "docs" / "terminal.svg")
+    assert "revoked" in new
+    assert not re.search(r"acme_live_\w{72}", (tmp_path / "new.svg").read_text())
+
+
+def lines_of(picture: Path) -> str:
+    """What a picture of a terminal says, with ids, dates and times made alike."""
+    text = "".join(ET.parse(picture).getroot().itertext())
+    text = text[text.index("$") :].replace("\xa0", " ")
+    text = re.sub(r"(?<![0-9a-z])[0-9a-z]{16}(_[0-9A-Za-z]{9})?", "ID", text)
+    return re.sub(r"\d{4}-\d\d-\d\d|\d\d:\d\d|in \d+ days", "AT", text)

@@ -52,7 +52,7 @@ LOOKS = """scheme => {
 @pytest.fixture(scope="module")
 def built() -> subprocess.CompletedProcess[str]:
     """What the tool of ``make docs`` said when it built the site."""
-    tool = [sys.executable, ROOT / "tools" / "check_site.py"]
+    tool = [sys.executable, ROOT / "tools" / "check_site.py", ROOT]
     return subprocess.run(tool, capture_output=True, text=True, check=False, timeout=180)
 
 

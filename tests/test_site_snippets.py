@@ -15,7 +15,7 @@ PAGES = {str(path.relative_to(DOCS)): path for path in pages(DOCS)}
 def run(page: Path, *heading: str) -> subprocess.CompletedProcess[str]:
     """Runs a page in a process of its own, in which warnings are errors."""
     command = [sys.executable, "-W", "error", TESTS / "snippets.py", page, *heading]
-    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -2,7 +2,7 @@
 
 That is: a page that is not in the navigation, or the reverse; a link, an image or an anchor that
 leads nowhere; anything that a page would load from another host. Writes what is wrong, and exits
-with 1 if anything is. Usage: check_site.py, from the root of the repository.
+with 1 if anything is. Usage: check_site.py [PROJECT], the folder of a zensical.toml.
 """
 
 import re
@@ -14,13 +14,20 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-ROOT = Path(__file__).parent.parent
-PROJECT = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]
-DOCS = ROOT / PROJECT["docs_dir"]
-SITE = ROOT / PROJECT["site_dir"]
 # What the builder writes when it minds nothing.
 QUIET = ("Build started", "No issues found", "Build finished in ")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Project:
+    """A site's configuration, and where its pages are before and after."""
+
+    def __init__(self, root: Path) -> None:
+        project = tomllib.loads((root / "zensical.toml").read_text("utf-8"))["project"]
+        self.root = root
+        self.nav = project["nav"]
+        self.docs = root / project["docs_dir"]
+        self.site = root / project["site_dir"]
 
 
 class Page(HTMLParser):
@@ -44,10 +51,10 @@ class Page(HTMLParser):
             (self.loads if tag == "link" else self.links).append(values["href"])
 
 
-def built() -> Iterator[str]:
+def built(project: Project) -> Iterator[str]:
     """Builds the site; tells what the builder minds."""
     zensical = [Path(sys.executable).parent / "zensical", "build", "--clean", "--strict"]
-    done = subprocess.run(zensical, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(zensical, cwd=project.root, capture_output=True, text=True, check=False)
     output = _COLOURS.sub("", done.stdout + done.stderr)
     lines = [line for line in output.splitlines() if line.strip()]
     if done.returncode or any(not line.startswith(QUIET) for line in lines):
@@ -64,10 +71,10 @@ def navigated(entries: list[dict[str, str | list[object]]]) -> Iterator[str]:
                 yield from navigated(place)
 
 
-def misplaced() -> Iterator[str]:
+def misplaced(project: Project) -> Iterator[str]:
     """Pages that nobody finds, and entries without a page."""
-    named = list(navigated(PROJECT["nav"]))
-    there = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
+    named = list(navigated(project.nav))
+    there = {str(path.relative_to(project.docs)) for path in project.docs.rglob("*.md")}
     for name in sorted({*named} - there):
         yield f"zensical.toml: there is no docs/{name}"
     for name in sorted(there - {*named}):
@@ -76,23 +83,23 @@ def misplaced() -> Iterator[str]:
         yield f"zensical.toml: {name} stands twice"
 
 
-def broken() -> Iterator[str]:
+def broken(project: Project) -> Iterator[str]:
     """Links that lead nowhere, and what would be loaded from elsewhere."""
     # What answers for pages that are not there links from the root of the site.
-    pages = {path: Page(path) for path in SITE.rglob("*.html") if path.name != "404.html"}
+    pages = {path: Page(path) for path in project.site.rglob("*.html") if path.name != "404.html"}
     if not pages:
         yield "nothing was built"
     for path, page in pages.items():
-        name = path.relative_to(SITE)
+        name = path.relative_to(project.site)
         for load in page.loads:
             if urlsplit(load).netloc:
                 yield f"{name} loads {load}"
         for link in [*page.links, *page.loads]:
-            if not leads_somewhere(link, path, pages):
+            if not leads_somewhere(link, path, pages, project.site):
                 yield f"{name}: {link} leads nowhere"
 
 
-def leads_somewhere(link: str, path: Path, pages: dict[Path, Page]) -> bool:
+def leads_somewhere(link: str, path: Path, pages: dict[Path, Page], site: Path) -> bool:
     """Whether there is such a file and such an anchor; other hosts are not asked."""
     parts = urlsplit(link)
     if parts.scheme or parts.netloc:
@@ -100,7 +107,7 @@ def leads_somewhere(link: str, path: Path, pages: dict[Path, Page]) -> bool:
     target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
     if target.is_dir():
         target /= "index.html"
-    if not target.is_file() or not target.is_relative_to(SITE):
+    if not target.is_file() or not target.is_relative_to(site):
         return False
     fragment = unquote(parts.fragment)
     # Of those that begin with two underscores the theme makes its own use.
@@ -111,7 +118,8 @@ def leads_somewhere(link: str, path: Path, pages: dict[Path, Page]) -> bool:
 
 def main() -> None:
     """Builds and looks."""
-    wrong = [*misplaced()] or [*built(), *broken()]
+    project = Project(Path(*sys.argv[1:]).resolve())
+    wrong = [*misplaced(project)] or [*built(project), *broken(project)]
     sys.exit("\n".join(wrong) if wrong else 0)
 
 

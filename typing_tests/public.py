@@ -27,6 +27,7 @@ from starlette.types import Receive, Scope, Send
 from keylatch import (
     APIKey,
     APIKeys,
+    Happening,
     Hasher,
     KeyEvent,
     KeyRequest,
@@ -39,7 +40,8 @@ from keylatch import (
 )
 from keylatch._native import TokenHeaders
 from keylatch.asgi import APIKeyMiddleware, verified_key, verify_again
-from keylatch.errors import AuthenticationError, UnavailableError
+from keylatch.either import Undecided
+from keylatch.errors import AuthenticationError, MissingKeyError, UnavailableError
 from keylatch.fastapi import (
     APIKeyAuth,
     CarriedAPIKey,
@@ -57,7 +59,7 @@ from keylatch.management import KeyManagement
 from keylatch.masking import MaskTokens, install, mask_tokens
 from keylatch.memory import MemoryStore
 from keylatch.prometheus import HealthCollector
-from keylatch.records import Health
+from keylatch.records import Action, Health
 from keylatch.sqlalchemy import SQLAlchemyStore, metadata
 
 
@@ -173,6 +175,31 @@ def fields(key: APIKey, event: KeyEvent, request: KeyRequest) -> None:
     assert_type(request.metadata, Mapping[str, Any] | None)
 
 
+async def callbacks(keys: APIKeys, happening: Happening, one: Callable[[Happening], None]) -> None:
+    """Who is told of what happens."""
+
+    @keys.on_event
+    def synchronous(happening: Happening) -> None:
+        assert_type(happening, Happening)
+
+    @keys.on_event(actions=["revoked", "refused"])
+    async def asynchronous(happening: Happening) -> int:
+        return len(happening.details)
+
+    assert_type(synchronous(happening), None)
+    assert_type(await asynchronous(happening), int)
+    told: list[Happening] = []
+    keys.on_event(told.append, actions={"created"})
+    assert_type(keys.on_event(one), Callable[[Happening], None])
+    action: Literal[
+        "created", "imported", "updated", "rotated", "revoked", "expiring", "refused"
+    ] = happening.action
+    assert_type((action, happening.at), tuple[Action, datetime])
+    assert_type((happening.key, happening.key_id), tuple[APIKey | None, str | None])
+    assert_type((happening.actor, happening.details), tuple[str | None, Mapping[str, Any]])
+    assert_type(keys.refused(MissingKeyError()), None)
+
+
 def states(health: Health, status: SecretStatus, use: SecretUse) -> None:
     """How a collection and its server secrets do."""
     assert_type((health.started, health.fresh), tuple[bool, bool])
@@ -180,6 +207,8 @@ def states(health: Health, status: SecretStatus, use: SecretUse) -> None:
     assert_type((health.cached_keys, health.hits, health.misses), tuple[int, int, int])
     assert_type((health.unwritten_usage, health.lost_usage), tuple[int, int])
     assert_type(health.refusals, dict[str, int])
+    assert_type((health.waiting_events, health.dropped_events), tuple[int, int])
+    assert_type(health.failed_callbacks, int)
     assert_type((status.active, status.retired), tuple[str, Sequence[str]])
     assert_type((status.removable, status.missing), tuple[Sequence[str], Sequence[str]])
     assert_type((status.uses, status.done), tuple[Sequence[SecretUse], bool])
@@ -257,6 +286,10 @@ async def fastapi(keys: APIKeys, connection: HTTPConnection, scopes: SecuritySco
     optional = auth.optional
     assert_type(optional, OptionalAPIKey)
     assert_type(await optional(connection, scopes), APIKey | None)
+    carried = auth.carried
+    assert_type(carried, CarriedAPIKey)
+    assert_type(carried.mark, object)
+    assert_type(await carried(connection, scopes), APIKey | Undecided)
     assert_type(auth.owner(load), Callable[..., Awaitable[User]])
     assert_type(auth.owner(load_in_a_thread), Callable[..., Awaitable[User]])
     assert_type(auth.over(keys), APIKeyAuth)

@@ -4,6 +4,7 @@ from typing import Literal, assert_type
 
 from fastapi import Request, Response
 
+from keylatch import APIKey
 from keylatch.errors import (
     AmbiguousCredentialsError,
     AuthenticationError,
@@ -46,6 +47,7 @@ def refusals(error: AuthenticationError) -> None:
     ]
     assert_type(anyone, list[AuthenticationError])
     assert_type((error.status, error.code), tuple[int, str])
+    assert_type(error.key, APIKey | None)
     lacking = InsufficientScopeError(["items:read"], granted=[])
     assert_type((lacking.required, lacking.granted), tuple[frozenset[str], frozenset[str]])
     assert_type(RateLimitedError(1).retry_after, int)

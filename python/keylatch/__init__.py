@@ -6,11 +6,12 @@ Imports neither FastAPI nor SQLAlchemy: those stand behind ``keylatch.fastapi`` 
 
 from keylatch._native import Hasher, SecretRing, Token, mint, parse
 from keylatch.keys import APIKeys
-from keylatch.records import APIKey, KeyEvent, KeyRequest, NewKey, Page
+from keylatch.records import APIKey, Happening, KeyEvent, KeyRequest, NewKey, Page
 
 __all__ = [
     "APIKey",
     "APIKeys",
+    "Happening",
     "Hasher",
     "KeyEvent",
     "KeyRequest",

@@ -25,8 +25,12 @@ def run(action: Callable[[], Awaitable[T]]) -> T:
         try:
             return await action()
         finally:
-            # aiosqlite lets the thread of a connection that failed run on. Outliving the loop,
-            # it would print a traceback.
+            # Interrupted while it closed, a collection leaves its tasks behind, and aiosqlite the
+            # thread of a connection that failed. What outlives the loop would print a traceback.
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
             for thread in threading.enumerate():
                 if "_connection_worker_thread" in thread.name:
                     await asyncio.to_thread(thread.join, 1)

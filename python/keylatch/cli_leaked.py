@@ -23,7 +23,7 @@ from keylatch.cli_database import require_file
 from keylatch.cli_keys import run, sealing
 from keylatch.cli_options import Actor, AsJSON, Database, Yes, duration
 from keylatch.cli_tokens import Inspection, on_terminal, read_tokens
-from keylatch.errors import InvalidTokenError, UnknownKeyError
+from keylatch.errors import InvalidTokenError, KeyStateError, UnknownKeyError
 from keylatch.findings import claims, is_proof
 from keylatch.keys import APIKeys
 from keylatch.records import APIKey, NewKey
@@ -150,16 +150,23 @@ class _Ending:
             key = suspect.key
             if key is None:
                 continue
-            active = key.status(datetime.now(UTC)) == "active"
-            if self.rotates and active and key.successor is None:
-                self.made[key.id] = await self.keys.rotate(
-                    key.id, grace=self.grace, reason=self.reason, actor=self.actor
-                )
-                self.ended[key.id] = await self.keys.get(key.id)
-            else:
+            if not await self._rotated(key):
                 self.ended[key.id] = await self.keys.revoke(
                     key.id, reason=self.reason, actor=self.actor
                 )
+
+    async def _rotated(self, key: APIKey) -> bool:
+        """Rotates a key, if that is wanted, and it can be."""
+        if not self.rotates or key.status(datetime.now(UTC)) != "active" or key.successor:
+            return False
+        try:
+            self.made[key.id] = await self.keys.rotate(
+                key.id, grace=self.grace, reason=self.reason, actor=self.actor
+            )
+        except KeyStateError:
+            return False  # somebody else has replaced or ended it meanwhile
+        self.ended[key.id] = await self.keys.get(key.id)
+        return True
 
     def action(self, key_id: str | None) -> str | None:
         if key_id in self.made:

@@ -1,10 +1,13 @@
-"""What can go wrong, as exceptions. Knows nothing else of keylatch.
+"""What can go wrong, as exceptions. Knows nothing else of keylatch, but what a key is called.
 
 No text here ever holds a token, a server secret or a stored hash.
 """
 
 from collections.abc import Iterable
-from typing import ClassVar, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
+
+if TYPE_CHECKING:
+    from keylatch.records import APIKey
 
 
 class KeylatchError(Exception):
@@ -17,10 +20,14 @@ class AuthenticationError(KeylatchError):
     Attributes:
         status: The HTTP status that says so.
         code: A stable name for programs.
+        key: Whose it was, for the operator, where the secret that came along is right: the key
+            was revoked, has expired or lacks a scope. Otherwise None, since anyone can write a
+            key id into a token.
     """
 
     status: ClassVar[int]
     code: ClassVar[str]
+    key: "APIKey | None" = None
 
 
 class MissingKeyError(AuthenticationError):

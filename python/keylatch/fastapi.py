@@ -24,30 +24,31 @@ from starlette.responses import Response
 
 from keylatch import bounds, challenges, either, owners, router, schemes
 from keylatch import openapi as openapi_document
+from keylatch.door import Door
 from keylatch.errors import (
     AuthenticationError,
     ConfigurationError,
     InvalidKeyError,
-    MissingKeyError,
     UnavailableError,
 )
-from keylatch.gate import ENTRY, Gate
+from keylatch.gate import Gate
 from keylatch.keys import APIKeys
 from keylatch.lasting import while_passes
 from keylatch.records import APIKey
 from keylatch.refusals import (
     ClosedError,
     RefusedError,
-    can_be_answered,
     problem_handler,
     unavailable_error_handler,
 )
+from keylatch.variants import CarriedAPIKey, OptionalAPIKey
 
 if TYPE_CHECKING:
     from fastapi.openapi.models import SecurityBase as Scheme
 
 __all__ = [
     "APIKeyAuth",
+    "CarriedAPIKey",
     "ClosedError",
     "OptionalAPIKey",
     "RefusedError",
@@ -114,9 +115,7 @@ class APIKeyAuth(SecurityBase):
         realm: str = "api",
         scheme_name: str = "APIKey",
     ) -> None:
-        self._gate = gate = Gate(
-            keys, bearer=bearer, headers=headers, cookie=cookie, query=query, realm=realm
-        )
+        gate = Gate(keys, bearer=bearer, headers=headers, cookie=cookie, query=query, realm=realm)
         self._bearer, self._realm = bearer, realm
         self.scheme_name: str = scheme_name
         self.model: Scheme
@@ -124,7 +123,7 @@ class APIKeyAuth(SecurityBase):
             bearer=bearer, headers=gate.headers, cookie=cookie, query=query
         )
         self._other_schemes = schemes.named(scheme_name, others)
-        self._stands_for = self
+        self._door = Door(gate)
         self._documented: WeakSet[FastAPI] = WeakSet()
         keys.on_startup(self._document)
 
@@ -133,7 +132,7 @@ class APIKeyAuth(SecurityBase):
 
     def over(self, keys: APIKeys) -> "APIKeyAuth":
         """The same dependency over another collection: what a test puts in its place."""
-        gate = self._gate
+        gate = self._door.gate
         other = APIKeyAuth(
             keys,
             bearer=self._bearer,
@@ -143,7 +142,7 @@ class APIKeyAuth(SecurityBase):
             realm=self._realm,
             scheme_name=self.scheme_name,
         )
-        other._stands_for = self._stands_for
+        other._door = Door(other._door.gate, self._door.stands_for)
         return other
 
     def headers_of(self, token: str) -> dict[str, str]:
@@ -151,7 +150,7 @@ class APIKeyAuth(SecurityBase):
 
         Empty if none can: see :meth:`query_of`.
         """
-        gate = self._gate
+        gate = self._door.gate
         if self._bearer:
             return {"Authorization": f"Bearer {token}"}
         if gate.headers:
@@ -160,13 +159,13 @@ class APIKeyAuth(SecurityBase):
 
     def query_of(self, token: str) -> dict[str, str]:
         """The query parameter that carries a token, without escapes, if no header can."""
-        query = self._gate.query
+        query = self._door.gate.query
         return {} if query is None or self.headers_of(token) else {query: token}
 
     @property
     def keys(self) -> APIKeys:
         """The collection that the keys belong to."""
-        return self._gate.keys
+        return self._door.gate.keys
 
     async def __call__(
         self,
@@ -180,26 +179,7 @@ class APIKeyAuth(SecurityBase):
             RefusedError: It may not pass; FastAPI answers with that.
             ClosedError: The same for a WebSocket that cannot be answered; FastAPI closes it.
         """
-        required = _required(tuple(scopes.scopes))
-        gate = self._gate
-        try:
-            key = None
-            if ENTRY in connection.scope:
-                key = gate.passed(connection.scope, required)
-            if key is None:
-                key = await gate.keys.authenticate(
-                    connection.scope["headers"],
-                    sources=gate.sources,
-                    scopes=required,
-                    query=None if gate.query is None else connection.scope.get("query_string"),
-                )
-        except (AuthenticationError, UnavailableError) as error:
-            raise self._refused(connection, error) from error
-        if required:
-            gate.note(connection.scope, required)
-        if key.successor is not None and response is not None:
-            response.headers.update(await gate.keys.grace_headers(key))
-        return key
+        return await self._door.ask(connection, scopes, response)
 
     async def again(self, connection: HTTPConnection, *, scopes: Iterable[str] = ()) -> APIKey:
         """Verifies the key of a request that goes on, as things are now.
@@ -226,10 +206,7 @@ class APIKeyAuth(SecurityBase):
         overrides = getattr(connection.scope.get("app"), "dependency_overrides", None) or {}
         stand_in = overrides.get(self)
         asked = stand_in if isinstance(stand_in, APIKeyAuth) else self
-        try:
-            return await asked._gate.again(connection.scope, required)  # noqa: SLF001
-        except (AuthenticationError, UnavailableError) as error:
-            raise self._refused(connection, error) from error
+        return await asked._door.again(connection, required)  # noqa: SLF001
 
     def while_valid(
         self,
@@ -272,13 +249,13 @@ class APIKeyAuth(SecurityBase):
         )
 
     @property
-    def optional(self) -> "OptionalAPIKey":
+    def optional(self) -> OptionalAPIKey:
         """A dependency that gives None where a request carries no key.
 
         ``Annotated[APIKey | None, Security(auth.optional)]``. A key that may not pass is refused
         all the same. A request without one counts as ``missing_key`` in ``keys.health()``.
         """
-        return OptionalAPIKey(self)
+        return OptionalAPIKey(self, self._door)
 
     @overload
     def owner(
@@ -310,14 +287,14 @@ class APIKeyAuth(SecurityBase):
         """
 
         def nobody(connection: HTTPConnection) -> Exception:
-            return self._refused(connection, InvalidKeyError())
+            return self._door.refused(connection, InvalidKeyError())
 
         return owners.dependency(load, Annotated[APIKey, Security(self)], refuse=nobody)
 
     @property
-    def carried(self) -> "CarriedAPIKey":
+    def carried(self) -> CarriedAPIKey:
         """What :meth:`either` asks for the key, for a test that puts another in its place."""
-        return CarriedAPIKey(self)
+        return CarriedAPIKey(self, self._door)
 
     @overload
     def either(
@@ -399,7 +376,8 @@ class APIKeyAuth(SecurityBase):
         if self not in found:
             return
         for each in found:
-            if each.scheme_name == self.scheme_name and not each._gate.like(self._gate):  # noqa: SLF001
+            alike = each._door.gate.like(self._door.gate)  # noqa: SLF001
+            if each.scheme_name == self.scheme_name and not alike:
                 raise ConfigurationError(
                     f"two APIKeyAuth of different keys or sources are both {self.scheme_name!r} in "
                     "one OpenAPI document: give one of them a scheme_name of its own, such as "
@@ -408,120 +386,14 @@ class APIKeyAuth(SecurityBase):
 
     def refusal(self, error: AuthenticationError | UnavailableError) -> RefusedError:
         """The answer to a request that may not pass, with the headers that belong to it."""
-        return RefusedError(error, self._gate.challenge.headers(error))
-
-    def _refused(
-        self, connection: HTTPConnection, error: AuthenticationError | UnavailableError
-    ) -> RefusedError | ClosedError:
-        return self.refusal(error) if can_be_answered(connection) else ClosedError(error)
-
-
-class OptionalAPIKey(SecurityBase):
-    """A dependency that asks for a key if there is one: ``auth.optional``.
-
-    Args:
-        auth: What asks for it.
-    """
-
-    def __init__(self, auth: APIKeyAuth) -> None:
-        self.model: Scheme = auth.model
-        self.scheme_name: str = auth.scheme_name + openapi_document.OPTIONAL
-        self._auth = auth
-
-    def __eq__(self, other: object) -> bool:
-        """Whether it asks the same: FastAPI asks once for both then."""
-        return isinstance(other, OptionalAPIKey) and self._auth is other._auth
-
-    def __hash__(self) -> int:
-        """As equality has it."""
-        return hash((OptionalAPIKey, id(self._auth)))
-
-    def __repr__(self) -> str:
-        return f"{self._auth!r}.optional"
-
-    async def __call__(
-        self,
-        connection: HTTPConnection,
-        scopes: SecurityScopes,
-        response: Response = None,  # type: ignore[assignment] # as above
-    ) -> APIKey | None:
-        """Verifies the request's key, if it carries one.
-
-        Raises:
-            RefusedError: It may not pass; FastAPI answers with that.
-        """
-        try:
-            return await self._auth(connection, scopes, response)
-        except (RefusedError, ClosedError) as refused:
-            if not isinstance(refused.error, MissingKeyError):
-                raise
-        return None
-
-
-class CarriedAPIKey(SecurityBase):
-    """A dependency that takes a request's key, if it carries one of ours: ``auth.carried``.
-
-    Args:
-        auth: What asks for it.
-    """
-
-    def __init__(self, auth: APIKeyAuth) -> None:
-        self.model: Scheme = auth.model
-        self.scheme_name: str = auth.scheme_name
-        self._auth = auth
-
-    def __eq__(self, other: object) -> bool:
-        """Whether it asks the same: FastAPI asks once for both then."""
-        return isinstance(other, CarriedAPIKey) and self._auth is other._auth
-
-    def __hash__(self) -> int:
-        """As equality has it."""
-        return hash((CarriedAPIKey, id(self._auth)))
-
-    def __repr__(self) -> str:
-        return f"{self._auth!r}.carried"
-
-    @property
-    def mark(self) -> object:
-        """What stands for it in the scope of a request, whatever a test has put in its place."""
-        return self._auth._stands_for  # noqa: SLF001
-
-    async def __call__(
-        self,
-        connection: HTTPConnection,
-        scopes: SecurityScopes,
-        response: Response = None,  # type: ignore[assignment] # as above
-    ) -> APIKey | either.Undecided:
-        """Verifies the request's key, if it carries one of ours.
-
-        Raises:
-            RefusedError: It may not pass; FastAPI answers with that.
-        """
-        auth, gate = self._auth, self._auth._gate  # noqa: SLF001
-        claimed = gate.keys.claims(
-            connection.scope["headers"],
-            sources=gate.sources,
-            query=None if gate.query is None else connection.scope.get("query_string"),
-        )
-        key: APIKey | None = None
-        if claimed is not False:
-            try:
-                key = await auth(connection, scopes, response)
-            except (RefusedError, ClosedError) as refused:
-                # No imported one either.
-                if claimed or not isinstance(refused.error, InvalidKeyError):
-                    raise
-        either.decide(connection.scope, self.mark, by_key=key is not None)
-        if key is None:
-            return either.Undecided(functools.partial(auth, connection, scopes, response))
-        return key
+        return self._door.refusal(error)
 
 
 def _auth_of(dependency: object) -> APIKeyAuth | None:
     """Which dependency of ours another one belongs to."""
     dependency = either.stands_for(dependency)
     if isinstance(dependency, OptionalAPIKey | CarriedAPIKey):
-        return dependency._auth  # noqa: SLF001
+        dependency = dependency.auth
     return dependency if isinstance(dependency, APIKeyAuth) else None
 
 
@@ -557,9 +429,3 @@ def keys_router(auth: APIKeyAuth) -> APIRouter:
             "keys_router(APIKeyAuth(keys))"
         )
     return router.routes(auth, auth.keys, refuse=auth.refusal)
-
-
-@functools.lru_cache(maxsize=1024)
-def _required(scopes: tuple[str, ...]) -> frozenset[str]:
-    """Checks the scopes that a route asks for, once: a malformed one is the route's mistake."""
-    return bounds.scopes(scopes)

@@ -5,13 +5,15 @@ Knows the audit trail; no framework.
 
 import asyncio
 import time
-from datetime import datetime
 from email.utils import format_datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from keylatch.errors import UnavailableError
 from keylatch.records import APIKey
 from keylatch.store import Store
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 # How long an answer waits to be told since when; it goes out without that then.
 _DEADLINE: Final = 0.5
@@ -32,7 +34,7 @@ class GraceHeaders:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._known: dict[str, datetime] = {}
+        self._known: dict[str, datetime | None] = {}
         self._paused_until = 0.0
 
     async def of(self, key: APIKey) -> dict[str, str]:
@@ -40,7 +42,9 @@ class GraceHeaders:
         if key.successor is None:
             return {}
         headers = {}
-        rotated_at = self._known.get(key.id) or await self._look_up(key.id)
+        if key.id not in self._known:
+            await self._look_up(key.id)
+        rotated_at = self._known.get(key.id)
         if rotated_at is not None:
             # A date of RFC 9651, section 3.3.7, as RFC 9745 asks for.
             headers["Deprecation"] = f"@{int(rotated_at.timestamp())}"
@@ -49,17 +53,16 @@ class GraceHeaders:
             headers["Sunset"] = format_datetime(key.expires_at, usegmt=True)
         return headers
 
-    async def _look_up(self, key_id: str) -> datetime | None:
+    async def _look_up(self, key_id: str) -> None:
         if time.monotonic() < self._paused_until:
-            return None
+            return
         try:
             async with asyncio.timeout(_DEADLINE):
                 events = await self._store.events(key_id, action="rotated", latest=1)
         except (TimeoutError, UnavailableError):
             self._paused_until = time.monotonic() + _PAUSE
-            return None
-        for event in events:
-            if len(self._known) >= _MOST:
-                self._known.pop(next(iter(self._known)), None)
-            self._known[key_id] = event.at
-        return self._known.get(key_id)
+            return
+        if len(self._known) >= _MOST:
+            self._known.pop(next(iter(self._known)), None)
+        # Whoever shortens the audit trail is not asked again for what is gone from it.
+        self._known[key_id] = events[0].at if events else None

@@ -20,9 +20,9 @@ from keylatch._native import Sighting, TokenFinder, mask
 _AT_ONCE: Final = 1 << 20
 # Of a file of git's that is small, unless somebody means ill.
 _MOST: Final = 1 << 16
-_SHA256: Final = re.compile(rb"^\s*objectformat\s*=\s*sha256\s*$", re.IGNORECASE | re.MULTILINE)
-_FORMAT: Final = "[core]\n\trepositoryformatversion = 1\n\tbare = true\n"
-_FORMAT_SHA256: Final = f"{_FORMAT}[extensions]\n\tobjectformat = sha256\n"
+_LOOSE: Final = re.compile(r"[0-9a-f]{2}")
+_SHA1: Final = "[core]\n\trepositoryformatversion = 1\n\tbare = true\n"
+_SHA256: Final = f"{_SHA1}[extensions]\n\tobjectformat = sha256\n"
 
 # Is told how many objects and bytes were read.
 Progress = Callable[[int, int], None]
@@ -123,26 +123,67 @@ def search(
             "git is not installed, without which no history can be read: install it, or add "
             "--no-history"
         )
+    try:
+        stored = _stores_objects(repository.directory / "objects")
+    except OSError as error:
+        return [], f"its objects cannot be read: {_reason(error)}"
+    except HistoryError as error:
+        return [], str(error)
+    troubles = []
+    # Git sees the objects of one form alone. Which it is is not taken from the repository.
+    for form in (_SHA1, _SHA256):
+        with _isolated(repository, form) as environment:
+            read, seen, trouble = _read(git, environment, finder, progress)
+        if read:
+            return _first(seen), trouble
+        troubles += [] if trouble is None else [trouble]
+    if stored and not troubles:
+        troubles = ["git sees none of its objects"]
+    return [], troubles[0] if troubles else None
+
+
+def _stores_objects(directory: Path) -> bool:
+    """Whether there are objects of its own, packed or loose.
+
+    Raises:
+        HistoryError: There is what git would open, and wait for without an end.
+    """
+    found = False
+    for place, _, names in os.walk(directory):
+        holds_loose = _LOOSE.fullmatch(Path(place).name) is not None
+        for name in names:
+            file = Path(place, name)
+            if file.is_file():
+                found = found or holds_loose or file.suffix == ".pack"
+            elif file.exists():
+                raise HistoryError("a pipe or the like stands among its objects")
+    return found
+
+
+def _read(
+    git: str, environment: Mapping[str, str], finder: TokenFinder, progress: Progress
+) -> tuple[int, list[Seen], str | None]:
+    """Looks at every object that git sees: how many, what was found, and what was amiss."""
     found: list[tuple[str, str, Sighting]] = []
     commits: list[str] = []
-    trouble = None
-    with _isolated(repository) as environment:
-        try:
-            for name, kind, sightings in _objects(git, environment, finder, progress):
-                if kind == "commit":
-                    commits.append(name)
-                found += [(name, kind, sighting) for sighting in sightings]
-        except HistoryError as error:
-            finder.end()  # it may have half an object
-            trouble = str(error)
-        wanted = {name for name, kind, _ in found if kind == "blob"}
-        origins = _origins(git, environment, commits, wanted) if wanted else {}
+    read, trouble = 0, None
+    try:
+        for name, kind, sightings in _objects(git, environment, finder, progress):
+            read += 1
+            if kind == "commit":
+                commits.append(name)
+            found += [(name, kind, sighting) for sighting in sightings]
+    except HistoryError as error:
+        finder.end()  # it may have half an object
+        trouble = str(error)
+    wanted = {name for name, kind, _ in found if kind == "blob"}
+    origins = _origins(git, environment, commits, wanted) if wanted else {}
     own = {name: Origin(0, name, None) for name, kind, _ in found if kind == "commit"}
     seen = [
         Seen(sighting, name, own.get(name) or origins.get(name, _NOWHERE))
         for name, _, sighting in found
     ]
-    return _first(seen), trouble
+    return read, seen, trouble
 
 
 def _first(seen: Iterable[Seen]) -> list[Seen]:
@@ -154,7 +195,7 @@ def _first(seen: Iterable[Seen]) -> list[Seen]:
 
 
 @contextmanager
-def _isolated(repository: Repository) -> Iterator[dict[str, str]]:
+def _isolated(repository: Repository, configuration: str) -> Iterator[dict[str, str]]:
     """An environment in which git reads these objects, and nothing that the repository says."""
     ours = {
         name: value
@@ -166,10 +207,9 @@ def _isolated(repository: Repository) -> Iterator[dict[str, str]]:
         for name in ("objects", "refs"):
             (empty / name).mkdir()
         (empty / "HEAD").write_text("ref: refs/heads/none\n")
-        configuration, shallow = repository.directory / "config", repository.directory / "shallow"
+        (empty / "config").write_text(configuration)
+        shallow = repository.directory / "shallow"
         with suppress(OSError):
-            text = _start_of(configuration) if configuration.is_file() else b""
-            (empty / "config").write_text(_FORMAT_SHA256 if _SHA256.search(text) else _FORMAT)
             if shallow.is_file():
                 shutil.copyfile(shallow, empty / "shallow")
         yield ours | {

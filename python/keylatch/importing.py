@@ -105,12 +105,13 @@ class TokenImport(KeyManagement):
         key = self._imported(TokenToImport(read, request), self._now())
         actor = bounds.optional_text(actor, "actor")
         await self._ready()
-        async with self._changing({key.id}, connection):
+        async with self._changing({key.id}, connection) as changing:
             if found := await self.find_imported([read], connection=connection):
                 raise DuplicateTokenError(found[read.key_id])
             hashed = await self._hash_slowly(read) if weak else self._hasher.hash(read)
             try:
                 event = changes.imported(key, actor)
+                changing.news.append((event, key))
                 await self._store.insert(
                     [(KeyRecord(key, hashed), event)],
                     unless=self._other_names([read]),
@@ -208,7 +209,8 @@ class TokenImport(KeyManagement):
         keys = [record.key for record, _ in rows]
         if not rows:
             return keys
-        async with self._changing({key.id for key in keys}, None):
+        async with self._changing({key.id for key in keys}, None) as changing:
+            changing.news += [(event, record.key) for record, event in rows]
             try:
                 names = self._other_names([each.token for each in tokens])
                 await self._store.insert(rows, unless=names)

@@ -19,6 +19,7 @@ from keylatch import bounds
 from keylatch._native import Engine as NativeEngine
 from keylatch._native import SecretRing, Token, TokenHeaders
 from keylatch.errors import (
+    AuthenticationError,
     ConfigurationError,
     InsufficientScopeError,
     InvalidKeyError,
@@ -28,6 +29,7 @@ from keylatch.errors import (
 )
 from keylatch.feed import Notify, Poll
 from keylatch.grace import GraceHeaders
+from keylatch.hooks import EventCallbacks
 from keylatch.identifying import TokenIdentification
 from keylatch.kids import SecretStatus
 from keylatch.loading import Loader
@@ -50,7 +52,7 @@ _LONGEST: Final = 86_400
 _MOST_LOOKUPS: Final = 1_000_000
 
 
-class APIKeys(TokenIdentification):
+class APIKeys(EventCallbacks, TokenIdentification):
     """A collection of API keys in one database.
 
     Use it as ``async with keys:``, or hand ``keys.lifespan`` to ``FastAPI(lifespan=...)``.
@@ -75,9 +77,9 @@ class APIKeys(TokenIdentification):
         unsealed_lookups: How many tokens a second, in this process, may be looked up in the
             database that no server secret of the ring has sealed: imported ones, and forgeries.
         imported_tokens: Whether tokens of other formats, and of other prefixes, may be keys that
-            :meth:`import_token` has made. Nothing but the database tells these from forgeries, so
-            that they share ``unsealed_lookups``, one for each server secret of the ring: raise
-            that if there are many.
+            :meth:`import_token` has made, in whichever collection of the database. Nothing but the
+            database tells these from forgeries, so that they share ``unsealed_lookups``, one for
+            each server secret of the ring: raise that if there are many.
         allow_missing_secrets: Whether it starts although living keys need server secrets that are
             not in the ring, and are answered with 503. Then it does not look, either: to look
             takes a reading of all keys at every start, at most until the store's deadline.
@@ -154,6 +156,7 @@ class APIKeys(TokenIdentification):
         self._turn = asyncio.Lock()
         self._unavailable = 0
         self._unpermitted = 0
+        self._hooks.begin_anew()
         self._attach()
 
     def _attach(self) -> None:
@@ -203,6 +206,7 @@ class APIKeys(TokenIdentification):
         if self._listens:
             notify = Notify(self._engine, self._store, self._feed)
             self._tasks.append(asyncio.create_task(notify.run(), name="keylatch-notify"))
+        self._hooks.start()
 
     async def _refuse_missing_secrets(self) -> None:
         kids = self._ring.kids
@@ -231,6 +235,12 @@ class APIKeys(TokenIdentification):
                 await self._end()
 
     async def _end(self) -> None:
+        try:
+            await self._hooks.close()  # while callbacks can still ask for keys
+        finally:
+            await self._end_tasks()
+
+    async def _end_tasks(self) -> None:
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
@@ -286,12 +296,14 @@ class APIKeys(TokenIdentification):
         """
         try:
             read = self._read(token)
+            required = bounds.scopes(scopes) or None
+            found = self._engine.check_token(read, required, self._moment())
+            return found if isinstance(found, APIKey) else await self._look_up(found, required)
+        except AuthenticationError as error:
+            self.refused(error)
+            raise
         finally:
             del token  # a traceback with locals must not show it
-        required = bounds.scopes(scopes) or None
-        now = self._moment()
-        found = self._engine.check_token(read, required, now)
-        return found if isinstance(found, APIKey) else await self._look_up(found, required)
 
     async def authenticate(
         self,
@@ -301,6 +313,7 @@ class APIKeys(TokenIdentification):
         scopes: frozenset[str] = frozenset(),
         query: bytes | None = None,
         counted: bool = True,
+        untold: type[AuthenticationError] | None = None,
     ) -> APIKey:
         """Tells whose key a request carries, if it may pass: what web frameworks ask.
 
@@ -311,6 +324,8 @@ class APIKeys(TokenIdentification):
             query: The raw query string, ``scope["query_string"]``, if the token may stand there.
             counted: Whether this is a use, and not another look at a request that lasts. One that
                 has to ask the database, once in five minutes at most, counts all the same.
+            untold: A refusal that :meth:`on_event` tells nobody of, since the request may pass
+                all the same.
 
         Raises:
             AmbiguousCredentialsError: A header stands twice, or two sources differ.
@@ -322,9 +337,18 @@ class APIKeys(TokenIdentification):
         now = self._moment() if self._timed else None
         try:
             found = self._engine.check(sources, headers, required, now, query, counted)
+            return found if isinstance(found, APIKey) else await self._look_up(found, required)
+        except AuthenticationError as error:
+            if untold is None or not isinstance(error, untold):
+                self.refused(error)
+            raise
         finally:
             del headers, query  # a traceback with locals must not show the token
-        return found if isinstance(found, APIKey) else await self._look_up(found, required)
+
+    def refused(self, error: AuthenticationError) -> None:
+        """Has callbacks be told that a request was refused: ``authenticate`` does so by itself."""
+        if self._hooks.hears_refusals:
+            self._hooks.refuse(error)
 
     def claims(
         self,
@@ -366,7 +390,10 @@ class APIKeys(TokenIdentification):
         """
         if not required <= key.scopes:
             self._unpermitted += 1
-            raise InsufficientScopeError(required, key.scopes)
+            error = InsufficientScopeError(required, key.scopes)
+            error.key = key
+            self.refused(error)
+            raise error
 
     async def grace_headers(self, key: APIKey) -> dict[str, str]:
         """The headers that tell a client of a rotation: ``Deprecation`` and ``Sunset``.
@@ -384,14 +411,20 @@ class APIKeys(TokenIdentification):
         return await self._grace.of(key)
 
     async def flush(self) -> None:
-        """Writes the uses that were counted so far to the database, for tests and jobs.
+        """Does what waits, for tests and jobs: it is done without being asked, too, and at the end.
 
-        It is done every ten seconds, and at the end, without being asked.
+        Writes the uses that were counted so far to the database, which is done every ten seconds.
+        Tells callbacks of the events that wait, and waits until they have been told, five seconds
+        at most: ``health().waiting_events`` tells whether some are left. A callback that asks for
+        this does not wait for itself.
 
         Raises:
             UnavailableError: The database failed; the uses are kept.
         """
-        await self._usage.flush()
+        try:
+            await self._usage.flush()
+        finally:
+            await self._hooks.flush()
 
     async def secret_status(self) -> SecretStatus:
         """Counts how many keys need each server secret, to tell when an old one can go.
@@ -411,6 +444,7 @@ class APIKeys(TokenIdentification):
         counts["insufficient_scope"] += self._unpermitted
         heard = self._feed.heard_at
         looked_up = counts["hits"] + counts["misses"]
+        waiting, dropped, failed = self._hooks.counts()
         codes = (
             "missing_key",
             "invalid_key",
@@ -430,6 +464,9 @@ class APIKeys(TokenIdentification):
             refusals={code: counts[code] for code in codes} | {"unavailable": self._unavailable},
             unwritten_usage=counts["ledger_keys"],
             lost_usage=counts["ledger_lost"],
+            waiting_events=waiting,
+            dropped_events=dropped,
+            failed_callbacks=failed,
         )
 
     def _read(self, token: str | Token) -> Token:

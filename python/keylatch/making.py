@@ -3,17 +3,20 @@
 Knows no web framework and no database.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from keylatch import bounds, changes, loading
 from keylatch._native import Hasher, SecretRing, Token
 from keylatch.errors import KeyRequestError, UnavailableError
-from keylatch.records import APIKey, KeyEvent, KeyRecord, KeyRequest, NewKey
+from keylatch.hooks import Hooks
+from keylatch.records import APIKey, Change, KeyEvent, KeyRecord, KeyRequest, NewKey
+from keylatch.settling import News
 from keylatch.store import DuplicateKeyError, Progress, Store
 from keylatch.turns import in_turns
 
@@ -32,6 +35,37 @@ logger: Final = logging.getLogger("keylatch")
 _MINT_ATTEMPTS: Final = 3
 
 
+@dataclass(slots=True)
+class Changing:
+    """What a call changes, as far as it is known.
+
+    Attributes:
+        key_ids: The keys.
+        news: What the audit trail says of it, and the keys as they are then.
+    """
+
+    key_ids: set[str]
+    news: list[News] = field(default_factory=list)
+
+    def decided(self, change: Change) -> Change:
+        """Notes what was decided, which may be decided anew, and fail or not."""
+        self.news += news_of(change)
+        return change
+
+    def done(self, changes: Iterable[Change]) -> None:
+        """Notes what became of it."""
+        self.news = [news for change in changes for news in news_of(change)]
+
+
+def news_of(change: Change) -> list[News]:
+    """What the audit trail says of a change."""
+    news = [] if change.event is None else [(change.event, change.key)]
+    if change.successor is not None:
+        record, event = change.successor
+        news.append((event, record.key))
+    return news
+
+
 class KeyMaking:
     """The calls that make keys, over a store, and what all calls share."""
 
@@ -40,6 +74,7 @@ class KeyMaking:
 
     def __init__(self, store: Store, ring: SecretRing, clock: Callable[[], datetime]) -> None:
         self._store = store
+        self._hooks = Hooks(store, self._now)
         self._ring = ring
         self._hasher = Hasher(ring)
         self._clock = clock
@@ -98,7 +133,8 @@ class KeyMaking:
             token = Token.mint(wanted.prefix, self._ring)
             record = self._record(wanted, token)
             event = changes.created(record.key, actor)
-            async with self._changing({token.key_id}, connection):
+            async with self._changing({token.key_id}, connection) as changing:
+                changing.news.append((event, record.key))
                 await self._store.insert([(record, event)], connection=connection)
             return NewKey(record.key, token.reveal())
 
@@ -157,20 +193,28 @@ class KeyMaking:
                 rows.append((record, changes.created(record.key, actor)))
                 made.append(NewKey(record.key, token.reveal()))
             # No cache has to be told: nobody can have asked for an id before it was minted.
-            await self._store.insert(rows, connection=connection, progress=progress)
+            async with self._changing(set(), connection) as changing:
+                changing.news += [(event, record.key) for record, event in rows]
+                await self._store.insert(rows, connection=connection, progress=progress)
             return made
 
         return await minted(insert)
 
     @asynccontextmanager
-    async def _changing(self, key_ids: set[str], connection: Any) -> AsyncIterator[set[str]]:
-        """Has keys be read anew, whatever became of the change; more may be named meanwhile."""
+    async def _changing(self, key_ids: set[str], connection: Any) -> AsyncIterator[Changing]:
+        """Has keys be read anew, whatever became of the change, and callbacks be told of it."""
         over = None if connection is None else await self._store.transaction(connection)
+        changing = Changing(key_ids)
         try:
-            yield key_ids
+            yield changing
+        except (UnavailableError, asyncio.CancelledError):
+            self._hooks.doubt(tuple(changing.news), over)  # it may have been committed
+            raise
+        else:
+            self._hooks.tell(changing.news, over)
         finally:
             # A thread that was given up may still name some.
-            loading.changed(tuple(key_ids), over)
+            loading.changed(tuple(changing.key_ids), over)
 
     def _wanted(self, request: KeyRequest, now: datetime) -> APIKey:
         """A key as it is requested, without an id so far."""

@@ -319,13 +319,15 @@ class KeyManagement(KeyMaking):
         owner = bounds.text(owner, "owner")
         decide = self._revocation(reason, actor)
         await self._ready()
-        async with self._changing(set(), connection) as changed_ids:
+        async with self._changing(set(), connection) as changing:
 
             def noted(record: KeyRecord) -> Change:
-                changed_ids.add(record.key.id)  # it may fail half way, and its owner commit that
-                return decide(record)
+                # It may fail half way, and its owner commit that.
+                changing.key_ids.add(record.key.id)
+                return changing.decided(decide(record))
 
             changed = await self._store.change_owned(owner, noted, connection=connection)
+            changing.done(changed)
         return [change.key.id for change in changed]
 
     async def events(
@@ -385,14 +387,17 @@ class KeyManagement(KeyMaking):
         if not key_id:
             raise UnknownKeyError
         await self._ready()
-        async with self._changing({key_id}, connection) as changed_ids:
-            changed = await minted(
-                lambda: self._store.change(key_id, decide, connection=connection)
-            )
+        async with self._changing({key_id}, connection) as changing:
+
+            def noted(record: KeyRecord) -> Change:
+                return changing.decided(decide(record))
+
+            changed = await minted(lambda: self._store.change(key_id, noted, connection=connection))
             if changed is None:
                 raise UnknownKeyError
             if changed.successor is not None:
-                changed_ids.add(changed.successor[0].key.id)
+                changing.key_ids.add(changed.successor[0].key.id)
+            changing.done([changed])
         return changed
 
     def _revocation(self, reason: str | None, actor: str | None) -> Callable[[KeyRecord], Change]:

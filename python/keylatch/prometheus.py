@@ -33,6 +33,11 @@ class HealthCollector(Collector):
                 "Keys whose last uses are not in the database yet.",
                 health.unwritten_usage,
             ),
+            (
+                "waiting_events",
+                "Events that callbacks have still to be told.",
+                health.waiting_events,
+            ),
         ):
             gauge = GaugeMetricFamily(f"keylatch_{name}", text, labels=["collection"])
             gauge.add_metric(label, float(value))
@@ -61,10 +66,23 @@ class HealthCollector(Collector):
         for code, count in health.refusals.items():
             refusals.add_metric([self._name, code], count)
         yield refusals
-        lost = CounterMetricFamily(
-            "keylatch_lost_usage",
-            "Uses that will not be counted: the database was away for too long.",
-            labels=["collection"],
-        )
-        lost.add_metric(label, health.lost_usage)
-        yield lost
+        for name, text, value in (
+            (
+                "lost_usage",
+                "Uses that will not be counted: the database was away for too long.",
+                health.lost_usage,
+            ),
+            (
+                "dropped_events",
+                "Events that no callback will be told.",
+                health.dropped_events,
+            ),
+            (
+                "failed_callbacks",
+                "Calls of callbacks that raised, or did not end in time.",
+                health.failed_callbacks,
+            ),
+        ):
+            counter = CounterMetricFamily(f"keylatch_{name}", text, labels=["collection"])
+            counter.add_metric(label, value)
+            yield counter

@@ -174,6 +174,36 @@ class KeyEvent:
     details: dict[str, Any] = field(hash=False)
 
 
+# What callbacks are told of.
+Action = Literal["created", "imported", "updated", "rotated", "revoked", "expiring", "refused"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Happening:
+    """What happened to a key, or that requests were refused: what callbacks are told.
+
+    Holds no token, no secret and no hash.
+
+    Attributes:
+        action: What: ``created``, ``imported``, ``updated``, ``rotated``, ``revoked``, ``expiring``
+            or ``refused``.
+        at: When, in UTC; the first time, of refusals that are told together.
+        key: The key as it was then. None of refusals whose secret was not right, since anyone can
+            write a key id into a token.
+        key_id: Its id, or None.
+        actor: Who did it, as the caller said; None if it did not say.
+        details: As the audit trail has them. Of ``expiring`` the ``expires_at``, and of ``refused``
+            the ``code`` of the error and the ``count``. Nothing in it can be changed.
+    """
+
+    action: Action
+    at: datetime
+    key: APIKey | None
+    key_id: str | None
+    actor: str | None = None
+    details: Mapping[str, Any] = field(hash=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """An entry of the audit trail, as a feed of changes sees it.
@@ -219,6 +249,9 @@ class Health:
         refusals: How many requests were refused, by the code of the error.
         unwritten_usage: Keys whose last uses are not in the database yet.
         lost_usage: Uses that will not be counted: the database was away for too long.
+        waiting_events: Events that callbacks have still to be told, once for each callback.
+        dropped_events: Those that no callback will be told: too many waited, or the end came.
+        failed_callbacks: How often a callback raised, or did not end in time.
     """
 
     started: bool
@@ -231,6 +264,9 @@ class Health:
     refusals: dict[str, int]
     unwritten_usage: int
     lost_usage: int
+    waiting_events: int
+    dropped_events: int
+    failed_callbacks: int
 
 
 class Unchanged(Enum):

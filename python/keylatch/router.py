@@ -78,7 +78,11 @@ def routes(auth: Callable[..., Awaitable[APIKey]], keys: APIKeys, *, refuse: Ref
         ) -> AsyncIterator[_Delegation]:
             try:
                 yield _Delegation(keys.delegated_to(key), key)
-            except (AuthenticationError, UnavailableError) as error:
+            except AuthenticationError as error:
+                error.key = key
+                keys.refused(error)
+                raise refuse(error) from error
+            except UnavailableError as error:
                 raise refuse(error) from error
             except UnknownKeyError as error:
                 raise HTTPException(404, str(error)) from error

@@ -18,7 +18,8 @@ from starlette.routing import Host, Mount, WebSocketRoute
 from keylatch.asgi import APIKeyMiddleware
 from keylatch.either import Either, stands_for
 from keylatch.errors import ConfigurationError
-from keylatch.fastapi import APIKeyAuth, CarriedAPIKey, OptionalAPIKey
+from keylatch.fastapi import APIKeyAuth
+from keylatch.variants import CarriedAPIKey, OptionalAPIKey
 
 MIDDLEWARE: Final = "APIKeyMiddleware"
 WEBSOCKET: Final = "WEBSOCKET"

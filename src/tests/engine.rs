@@ -106,6 +106,7 @@ fn key_of(verdict: Verdict<Arc<Row<u32>>>) -> Verdict<u32> {
     match verdict {
         Verdict::Opens(row) => Verdict::Opens(row.key.unwrap()),
         Verdict::Denied(denial) => Verdict::Denied(denial),
+        Verdict::Barred(denial, row) => Verdict::Barred(denial, row.key.unwrap()),
         Verdict::Unknown => Verdict::Unknown,
     }
 }
@@ -162,7 +163,7 @@ fn an_unread_credential_opens_what_its_token_does() {
     gate.engine.ledger().close();
     assert_eq!(gate.engine.ledger().take(10)[0].count, 1);
     gate.load(|row| row.revoked = true);
-    assert_eq!(gate.check_credential(text.as_bytes()), Verdict::Denied(Denial::Revoked));
+    assert_eq!(gate.check_credential(text.as_bytes()), Verdict::Barred(Denial::Revoked, 7));
     gate.load_absent();
     assert_eq!(gate.check_credential(text.as_bytes()), DENIED);
 }
@@ -214,8 +215,8 @@ fn a_key_ends_to_the_microsecond() {
     gate.load(|row| row.expires_at = Some(START.now));
     for (now, verdict) in [
         (-1, Verdict::Opens(7)),
-        (0, Verdict::Denied(Denial::Expired)),
-        (1, Verdict::Denied(Denial::Expired)),
+        (0, Verdict::Barred(Denial::Expired, 7)),
+        (1, Verdict::Barred(Denial::Expired, 7)),
         (-3_600_000_000, Verdict::Opens(7)),
     ] {
         let at = Moment { now: START.now + now, ..START };
@@ -228,7 +229,7 @@ fn a_key_ends_to_the_microsecond() {
 fn the_state_is_told_to_the_right_secret_only() {
     let gate = Gate::new();
     gate.load(|row| (row.revoked, row.expires_at) = (true, Some(0)));
-    assert_eq!(gate.check(), Verdict::Denied(Denial::Revoked));
+    assert_eq!(gate.check(), Verdict::Barred(Denial::Revoked, 7));
     assert_eq!(gate.check_at(&gate.forged(), START), Verdict::Denied(Denial::Invalid));
 }
 
@@ -238,7 +239,7 @@ fn the_scope_is_asked_of_the_right_secret_only() {
     let gate = Gate::new();
     gate.load(|_| ());
     let verdict = gate.engine.check(&gate.ring, gate.token.borrow(), START, |key| *key == 8);
-    assert!(matches!(verdict, Verdict::Denied(Denial::Scope)));
+    assert!(matches!(verdict, Verdict::Barred(Denial::Scope, _)));
     let forged = gate.forged();
     let verdict = gate.engine.check(&gate.ring, forged.borrow(), START, |_| panic!("asked"));
     assert!(matches!(verdict, Verdict::Denied(Denial::Invalid)));
@@ -370,7 +371,7 @@ fn an_outdated_hash_is_noticed_once() {
     let row = gate.load_stored(&stored);
     assert_eq!(gate.check_at(&gate.forged(), START), Verdict::Denied(Denial::Invalid));
     let narrow = gate.engine.check(&gate.ring, gate.token.borrow(), START, |_| false);
-    assert!(matches!(narrow, Verdict::Denied(Denial::Scope)));
+    assert!(matches!(narrow, Verdict::Barred(Denial::Scope, _)));
     assert_eq!(gate.check(), Verdict::Unknown);
     let judged = gate.engine.judge(&gate.ring, &row, gate.token.borrow(), START, |_| true);
     assert_eq!(judged, Ok(Verdict::Opens(())));

@@ -74,6 +74,7 @@ fn check(engine: &Engine<u32>, ring: &SecretRing, token: &str) -> Verdict<u32> {
     match engine.check(ring, token, NOW, |_| true) {
         Verdict::Opens(row) => Verdict::Opens(row.key.unwrap()),
         Verdict::Denied(denial) => Verdict::Denied(denial),
+        Verdict::Barred(denial, row) => Verdict::Barred(denial, row.key.unwrap()),
         Verdict::Unknown => Verdict::Unknown,
     }
 }

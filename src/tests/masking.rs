@@ -49,6 +49,35 @@ fn cut_and_mistyped_tokens_are_masked() {
     );
 }
 
+/// A prefix may end like a key id, and what it precedes look like the start of a secret.
+#[test]
+fn a_prefix_like_a_key_id_hides_no_secret() {
+    let (prefix, token) = TOKEN.split_at("acme_live".len());
+    assert_eq!(prefix, "acme_live");
+    let shown = masked(&format!("a_0123456789abcdef{token}"));
+    assert_eq!(shown.as_deref(), Some("a_0123456789abcdef_***_***"));
+}
+
+/// What follows a mask at once belongs to the secret: its first part was masked alone.
+#[test]
+fn the_rest_of_a_secret_is_masked_as_well() {
+    let (first, rest) = TOKEN.split_at(TOKEN.len() - 40);
+    let shown = masked(first).unwrap();
+    assert_eq!(masked(&format!("{shown}{rest} x")), Some(format!("{MASKED} x")));
+    assert_eq!(masked(&format!("***{rest}")), None);
+}
+
+/// Some clients escape the `_` in URLs, which the query string of a request shows as it came.
+#[test]
+fn tokens_with_escapes_are_masked() {
+    for escape in ["%5F", "%5f"] {
+        let url = |text: &str| format!("/?k={}&x=1", text.replace('_', escape));
+        assert_eq!(masked(&url(TOKEN)), Some(url(MASKED)));
+        assert_eq!(masked(&url(&TOKEN[..40])), Some(url(MASKED)));
+        assert_eq!(masked(&url("acme_live_jgx5hwj83p7wsea0")), None);
+    }
+}
+
 proptest! {
     /// Whatever the text, no secret part is left, and masking again changes nothing.
     #[test]

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use super::{cases, text, vectors};
 use crate::scan::{Hit, Stream, Wanted, find};
 use crate::token::Token;
+#[cfg(target_os = "linux")]
+use crate::walk::is_unreal;
 
 const TOKEN: &str =
     "acme_live_jgx5hwj83p7wsea0_FvIRgMG6jlJugNvmoYLXI42U6wdNidb2Hrx935RgtFjhsbdPg3Myscw";
@@ -212,5 +214,19 @@ proptest! {
         let bytes = [before.as_slice(), TOKEN.as_bytes(), &after].concat();
         let found = find(&bytes, &with_look_alikes());
         prop_assert!(found.iter().any(|hit| hit.genuine && hit.text() == TOKEN));
+    }
+}
+
+/// However a search came to them: from the root, from where it was started, or on a way around.
+#[cfg(target_os = "linux")]
+#[test]
+fn file_systems_of_the_kernel_are_known_by_any_path() {
+    let here = std::env::current_dir().unwrap();
+    let up = "../".repeat(here.components().count() - 1);
+    for path in ["/proc", "/./sys", "/usr/../dev", &format!("{up}proc"), &format!("./{up}sys")] {
+        assert!(is_unreal(path.as_ref()), "{path}");
+    }
+    for path in ["/", "/usr", "proc", "/proc/self", "/nowhere/dev"] {
+        assert!(!is_unreal(path.as_ref()), "{path}");
     }
 }

@@ -156,6 +156,36 @@ def test_ctrl_c_takes_no_token_back_that_was_made(bare, tmp_path, options):
     assert [bare.run("verify", stdin=token).returncode for token in tokens] == [1, 0, 0, 0]
 
 
+LEFT_BEHIND = """
+import asyncio, sqlite3, time
+import aiosqlite
+from keylatch import cli_database
+def slow(*arguments, **options):
+    time.sleep(0.3)
+    return sqlite3.Connection(*arguments, **options)
+async def interrupted():
+    async def poll():
+        while True:
+            async with aiosqlite.connect(":memory:", factory=slow):
+                pass
+    polling = asyncio.create_task(poll())
+    await asyncio.sleep(0.1)
+    raise KeyboardInterrupt
+try:
+    cli_database.run(interrupted)
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+def test_connections_of_the_background_print_nothing_after_ctrl_c():
+    """Their threads end before the event loop that they report to."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT_BEHIND], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("stopped\n", "")
+
+
 def test_ctrl_c_in_the_middle_of_a_change_is_told(bare, tmp_path):
     """Whether the database did it nobody knows by then, so that somebody has to look."""
     disturbance = INTERRUPTED.format(module="sqlalchemy", kind="SQLAlchemyStore", name="insert")

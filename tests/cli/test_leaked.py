@@ -242,6 +242,21 @@ def test_no_end_without_a_yes(cli, new):
     assert cli.sql("SELECT count(revoked_at) FROM api_keys") == [(1,)]
 
 
+def test_a_key_that_is_replaced_meanwhile_stops_no_rotation(cli, new, tmp_path):
+    """Its leaked token is ended all the same, and so are those behind it."""
+    other = cli.json("create", "--name", "other")
+    (tmp_path / "leak").write_text(f"{new['token']}\n{other['token']}\n")
+    (tmp_path / "found").write_text(cli.run("scan", str(tmp_path / "leak"), "--json").stdout)
+    terminal = Terminal(cli, "leaked", "--from", str(tmp_path / "found"), "--rotate")
+    terminal.child.expect_exact("for good")
+    cli.json("rotate", new["key"]["id"], "--grace", "1h")
+    terminal.answer("[y/N] ", "y")
+    assert terminal.end() == 0
+    for made in (new, other):
+        assert cli.run("verify", stdin=made["token"]).returncode == 1
+    assert len(cli.json("list", "--status", "active")["items"]) == 2
+
+
 def test_new_tokens_that_cannot_be_written_are_told_of(inside, three):
     """Nobody has them, so that their keys have to go."""
     with patch("keylatch.cli_output.write", side_effect=OutputError("full")):

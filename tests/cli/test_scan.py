@@ -77,6 +77,18 @@ def test_every_kind_of_file_is_looked_at(outside, tree):
     assert not any(token[-43:] in json.dumps(found) for token in tokens)
 
 
+def test_the_names_of_what_was_asked_for_are_looked_at(outside, tree):
+    """As a shell makes them of ``*``: of files, of directories, and of what is no more."""
+    token = mint("acme_live", OTHER)
+    file, directory, gone = (tree / f"{name} {token}" for name in ("file", "directory", "gone"))
+    file.touch()
+    directory.mkdir()
+    found = outside.json("scan", *map(str, (file, directory, gone)), code=7)
+    assert {row["path"] for row in found["findings"]} == {
+        str(path).replace(token[-55:], "***") for path in (file, directory, gone)
+    }
+
+
 def test_a_fingerprint_tells_the_same_token_elsewhere(outside, tree):
     """It is the SHA-256 of the token, wherever that stands."""
     token, other = mint("a", OTHER), mint("a", OTHER)

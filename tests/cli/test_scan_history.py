@@ -144,6 +144,61 @@ def test_work_trees_bare_and_shallow_repositories_are_known(outside, repository,
         assert history(outside, target)[key_id]["path"] == "a"
 
 
+@pytest.mark.parametrize("form", ["sha1", "sha256"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_no_configuration_hides_objects(outside, tmp_path, form, packed):
+    """Of which form the names of objects are is not taken from what a repository says."""
+    (token,), (key_id,) = tokens(1)
+    repository = Repository(tmp_path / "r", f"--object-format={form}")
+    repository.commit(a=token)
+    if packed:
+        repository.git("gc", "--quiet")
+    for text in (
+        "",
+        '[extensions]\nobjectformat = "sha256" # so\n',
+        "[x]\nobjectformat = sha256\n",
+    ):
+        (repository.path / ".git/config").write_text(text)
+        (repository.path / "a").unlink(missing_ok=True)
+        assert history(outside, repository.path)[key_id]["object"]
+
+
+def test_objects_that_git_does_not_see_are_unread(outside, repository):
+    """Rather that than a history without tokens."""
+    repository.commit(a="x")
+    repository.git("gc", "--quiet")
+    (index,) = (repository.path / ".git/objects/pack").glob("*.idx")
+    index.unlink()
+    told = outside.json("scan", str(repository.path), code=7)
+    assert "git sees none of its objects" in told["unread"][0]["reason"]
+
+
+def test_links_that_git_follows_hide_no_history(outside, repository, tmp_path):
+    """Old versions of git made a link of HEAD, and some work trees link to the objects."""
+    (token,), (key_id,) = tokens(1)
+    repository.commit(a=token)
+    repository.commit(a="x")
+    directory = repository.path / ".git"
+    (directory / "HEAD").unlink()
+    (directory / "HEAD").symlink_to("refs/heads/main")
+    assert history(outside, repository.path)[key_id]["path"] == "a"
+    for name in ("objects", "refs"):
+        (directory / name).rename(tmp_path / name)
+        (directory / name).symlink_to(tmp_path / name)
+    assert history(outside, repository.path)[key_id]["path"] == "a"
+
+
+@pytest.mark.parametrize("place", ["info/alternates", "aa/" + "b" * 38, "info/x/y"])
+def test_a_pipe_among_the_objects_stops_no_search(outside, repository, place):
+    """Git would wait for it without an end."""
+    repository.commit(a="x")
+    pipe = repository.path / ".git/objects" / place
+    pipe.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(pipe)
+    told = outside.json("scan", str(repository.path), code=7)
+    assert told["unread"][0]["reason"] == "a pipe or the like stands among its objects"
+
+
 def test_without_git_the_files_are_looked_at_and_the_exit_code_is_7(outside, repository):
     """The line says what to do, and --no-history does without."""
     (token,), _ = tokens(1)
