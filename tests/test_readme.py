@@ -1,4 +1,4 @@
-"""The README, run: its snippets in order, its commands, and its table of answers."""
+"""The README, run: its snippets in order, its commands, and what it leads to."""
 
 import asyncio
 import os
@@ -12,9 +12,10 @@ from xml.etree import ElementTree as ET
 import httpx2
 import pytest
 
-from keylatch import SecretRing, errors
+from keylatch import SecretRing
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 SHELL = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
@@ -61,50 +62,42 @@ def test_the_quick_start_is_fifteen_lines():
     assert len(lines) <= 15
 
 
-def test_the_other_snippets_run(tmp_path, monkeypatch, capsys):
-    """Each snippet runs behind the one before it, as a reader would go on."""
+def test_the_life_of_a_key_runs(tmp_path, monkeypatch, capsys):
+    """Behind the quick start, as a reader would go on."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KEYLATCH_SECRET", SecretRing.generate())
     names: dict[str, object] = {}
-    whole, life, routes, hearing, imports, transaction, masking, _, primitives = PYTHON[1:]
-    exec(PYTHON[0], names)
-    exec(whole, names)
-    exec(routes, names)
-    exec(hearing, names)
-    exec(masking, names)
-    for snippet in (life, imports, transaction):
-        body = textwrap.indent(snippet, "    ")
-        exec(f"async def snippet(keys, APIKeys):\n{body}", names)
-        asyncio.run(names["snippet"](names["keys"], names["APIKeys"]))
+    start, life = PYTHON
+    exec(start, names)
+    body = textwrap.indent(life, "    ")
+    exec(f"async def snippet(keys):\n{body}", names)
+    asyncio.run(names["snippet"](names["keys"]))
     shown = capsys.readouterr().out
-    assert "acme_live_" in shown
-    for event in ("updated ada", "rotated None", "revoked ops", "was revoked by ops"):
+    for event in ("acme_live_", "updated ada", "rotated None", "revoked ops"):
         assert event in shown
-    exec(primitives, names)
 
 
-def test_the_test_of_the_quick_start_passes(pytester, monkeypatch):
-    """Beside its file, without a database and a server secret of its own."""
-    monkeypatch.setenv("KEYLATCH_SECRET", SecretRing.generate())
-    pytester.makepyfile(main=PYTHON[0], test_main=PYTHON[8])
-    pytester.runpytest_subprocess("-p", "no:xdist").assert_outcomes(passed=1)
+def test_each_page_that_it_leads_to_is_there():
+    """And each folder and picture."""
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert len(links) > 15
+    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_the_table_of_answers_is_complete():
-    """Every status and code that an error class has stands in the table."""
-    rows = re.findall(r"^\| .* \| \d{3}.*\|$", README, re.MULTILINE)
-    for error in (*errors.AuthenticationError.__subclasses__(), errors.UnavailableError):
-        if error is not errors.RateLimitedError:
-            (row,) = [line for line in rows if f"`{error.code}`" in line]
-            assert f"| {error.status}" in row
+def test_its_table_of_figures_is_that_of_the_documentation():
+    """Row by row, so that whoever measures anew changes both."""
+    figures = (ROOT / "docs" / "figures.md").read_text()
+    rows = re.findall(r"^\| .*µs.*(?:\n\|.*)+", README, re.MULTILINE)
+    assert rows
+    assert all(row in figures for row in rows)
 
 
 def test_the_picture_of_the_terminal_shows_what_the_commands_print(tmp_path):
     """Drawn anew it shows the same lines, but for ids and dates, and no whole token."""
-    tool = Path(__file__).parent.parent / "tools" / "terminal_picture.py"
+    tool = ROOT / "tools" / "terminal_picture.py"
     subprocess.run([sys.executable, tool, tmp_path / "new.svg"], check=True)
     new = lines_of(tmp_path / "new.svg")
-    assert new == lines_of(tool.parents[1] / "docs" / "terminal.svg")
+    assert new == lines_of(ROOT / "docs" / "terminal.svg")
     assert "revoked" in new
     assert not re.search(r"acme_live_\w{72}", (tmp_path / "new.svg").read_text())
 

@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from fences import fences, pages
 
 from keylatch.store import Store
 
@@ -132,15 +133,17 @@ def test_every_public_signature_is_checked(module):
 
 
 def test_no_public_module_is_left_out():
-    """What README imports from, and a module that lists its names, are among those above."""
+    """What README and the documentation import from, and a module that lists its names."""
     files = Path(import_module("keylatch").__file__).parent.glob("*.py")
     listing = {f"keylatch.{path.stem}" for path in files if "\n__all__ =" in path.read_text()}
-    blocks = (ROOT / "README.md").read_text().split("```python\n")[1:]
+    texts = [page.read_text("utf-8") for page in (ROOT / "README.md", *pages(ROOT / "docs"))]
     shown = {
         node.module
-        for block in blocks
-        for node in ast.walk(ast.parse(block.partition("```")[0]))
-        if isinstance(node, ast.ImportFrom) and node.module.startswith("keylatch")
+        for text in texts
+        for block in fences(text)
+        if block.language == "python"
+        for node in ast.walk(ast.parse(block.body))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("keylatch")
     }
     assert len(shown) > 2
     assert (listing - {"keylatch.__init__"}) | shown <= set(MODULES)
