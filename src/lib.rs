@@ -29,11 +29,4 @@ mod _native {
     use crate::python_engine::{Engine, Row};
     #[pymodule_export]
     use crate::python_scan::{Sighting, Sightings, TokenFinder, mask, mask_bytes, scan_files};
-
-    #[pymodule_init]
-    fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
-        crate::python::load_errors(module.py())?;
-        crate::python_engine::load_errors(module.py());
-        Ok(())
-    }
 }

@@ -24,19 +24,6 @@ import_exception!(keylatch.errors, InvalidKeyError);
 import_exception!(keylatch.errors, InvalidTokenError);
 import_exception!(keylatch.errors, MissingKeyError);
 
-/// Loads what is raised here. PyO3 does so when it is first raised otherwise, by the builtins of
-/// whoever calls, and panics where these cannot import.
-pub fn load_errors(py: Python<'_>) -> PyResult<()> {
-    py.import("keylatch.errors")?;
-    py.get_type::<AmbiguousCredentialsError>();
-    py.get_type::<ConfigurationError>();
-    py.get_type::<InvalidHashError>();
-    py.get_type::<InvalidKeyError>();
-    py.get_type::<InvalidTokenError>();
-    py.get_type::<MissingKeyError>();
-    Ok(())
-}
-
 impl From<RandomError> for PyErr {
     fn from(error: RandomError) -> Self {
         PyOSError::new_err(error.to_string())

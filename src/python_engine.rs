@@ -25,13 +25,6 @@ import_exception!(keylatch.errors, ExpiredKeyError);
 import_exception!(keylatch.errors, InsufficientScopeError);
 import_exception!(keylatch.errors, RevokedKeyError);
 
-/// As `python::load_errors`, which comes first.
-pub fn load_errors(py: Python<'_>) {
-    py.get_type::<ExpiredKeyError>();
-    py.get_type::<InsufficientScopeError>();
-    py.get_type::<RevokedKeyError>();
-}
-
 impl From<SetupError> for PyErr {
     fn from(error: SetupError) -> Self {
         match error {
