@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from datetime import timedelta
 
 import httpx2
 import pytest
@@ -264,6 +265,45 @@ print("over")
             [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
         )
         assert done.stdout == "over\n"
+
+    async def test_the_end_leaves_no_task_behind(self, unstarted, hasty, monkeypatch):
+        """Not even where it cuts off what is looked for at that moment."""
+        writing = asyncio.Event()
+        await unstarted.create(name="ci", expires_in=timedelta(days=1))
+
+        async def hang(key_id, action, decide):
+            decide(await unstarted._store.load(key_id), None)
+            writing.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(unstarted._store, "change_knowing", hang)
+        unstarted.on_event(print, actions=["expiring"])
+        async with unstarted:
+            await writing.wait()
+        names = {task.get_name() for task in asyncio.all_tasks()}
+        assert not {name for name in names if name.startswith("keylatch")}
+
+    async def test_callbacks_are_told_in_order_where_tasks_begin_eagerly(self, keys):
+        """And nothing of a callback runs within a request."""
+        if not hasattr(asyncio, "eager_task_factory"):
+            pytest.skip("since Python 3.12")
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        told = []
+
+        @keys.on_event(actions=["created", "updated"])
+        async def tell(happening):
+            told.append(happening.action)
+            if happening.action == "created":
+                await keys.update(happening.key_id, name="seen")
+                told.append("after")
+
+        try:
+            await keys.create(name="ci")
+            assert told == []
+            await keys.flush()
+        finally:
+            asyncio.get_running_loop().set_task_factory(None)
+        assert told == ["created", "after", "updated"]
 
     async def test_events_are_told_one_at_a_time_and_in_order(self, keys):
         """However long each takes."""

@@ -550,6 +550,27 @@ class TestStarting:
         assert [each.action for each in told] == ["created"]
         assert tasks() == []
 
+    def test_event_loops_may_come_and_go(self, secret):
+        """Each flush or start has one of its own, and none asks anything of those before."""
+        keys = APIKeys(MemoryStore(), prefix="acme_live", secret=secret, **SILENT)
+        told = []
+
+        @keys.on_event
+        async def tell(happening):
+            told.append(happening.action)
+
+        async def once():
+            await keys.create(name="ci")
+            await keys.flush()
+
+        async def started():
+            async with keys:
+                await once()
+
+        for run in (once, started, once, started):
+            asyncio.run(run())
+        assert told == ["created"] * 4
+
     async def test_a_callback_may_come_after_the_start(self, keys):
         """It hears of what happens from then on."""
         await keys.create(name="early")

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Final, TypeVar, cast, get_args, overload
+from functools import partial
+from typing import Any, Final, TypeVar, cast, get_args, overload
 
 from keylatch.errors import AuthenticationError
 from keylatch.expiring import Expiring
@@ -52,7 +53,7 @@ class Hooks:
     def __init__(
         self, store: Store, now: Callable[[], datetime], *, expiring_within: timedelta
     ) -> None:
-        self.hears_refusals = False
+        self.hears_refusals: bool = False
         self._store = store
         self._now = now
         self._expiring_within = expiring_within
@@ -61,11 +62,11 @@ class Hooks:
 
     def begin_anew(self) -> None:
         """With the same callbacks and nothing that waits: in the child after a fork."""
+        inherited, self._listeners = self._listeners, []
         # A task that goes unfinished would be complained about.
-        self._inherited = self._settler, self._watcher, self._listeners
-        self._listeners = []
+        self._inherited: object = inherited, self._settler, self._watcher
         self._reset()
-        for listener in self._inherited[-1]:
+        for listener in inherited:
             self.add(listener.callback, listener.actions)
 
     def _reset(self) -> None:
@@ -162,12 +163,8 @@ class Hooks:
 
     async def close(self) -> None:
         """Tells what there is to tell, within five seconds."""
-        tasks = [task for task in (self._settler, self._watcher) if task is not None]
-        self._settler = self._watcher = None
         try:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._end_tasks()
             with suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE - PARTING):
                     await self._settling.look()
@@ -175,8 +172,16 @@ class Hooks:
                     await self._told(PATIENCE)
         finally:
             self._loop = None
+            await self._end_tasks()  # of what was cut off just now
             if lost := await self._stop(self._listeners):
                 logger.warning("%d events were not told to callbacks: the end came first", lost)
+
+    async def _end_tasks(self) -> None:
+        tasks = [task for task in (self._settler, self._watcher) if task is not None]
+        self._settler = self._watcher = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _told(self, patience: float) -> None:
         loop = asyncio.get_running_loop()
@@ -230,15 +235,15 @@ class Hooks:
 
     def _hand_out(self, news: Sequence[News]) -> None:
         for event, key in news:
-            happening: Happening | None = None
+            make: Callable[[], Happening] | None = None
             for listener in self._listeners:
                 if event.action not in listener.actions:
                     continue
                 if listener.is_full:
                     listener.dropped += 1
                     continue
-                happening = happening or _happening(event, key)
-                listener.add(happening)
+                make = make or _to_be_made(event, key)
+                listener.add(make)
         self._in_loop(self._begin)
 
     def _begin(self) -> None:
@@ -338,12 +343,20 @@ def _actions(values: Iterable[Action]) -> frozenset[Action]:
     return names
 
 
-def _happening(event: KeyEvent, key: APIKey) -> Happening:
+def _to_be_made(event: KeyEvent, key: APIKey) -> Callable[[], Happening]:
+    """Makes what a callback is told when it is: thousands at once would hold up the event loop."""
+    # What the caller has got may be changed before that.
+    return partial(_happening, event, key, frozen(key.metadata), frozen(event.details))
+
+
+def _happening(
+    event: KeyEvent, key: APIKey, metadata: dict[str, Any], details: dict[str, Any]
+) -> Happening:
     return Happening(
         action=cast("Action", event.action),  # as one that a callback is told of
         at=event.at,
-        key=replace(key, metadata=frozen(key.metadata)),
+        key=replace(key, metadata=metadata),
         key_id=event.key_id,
         actor=event.actor,
-        details=frozen(event.details),
+        details=details,
     )

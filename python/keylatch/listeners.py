@@ -60,14 +60,15 @@ class Listener:
     def __init__(self, callback: Callback, actions: frozenset[Action]) -> None:
         self.callback: Final = callback
         self.actions: Final = actions
-        self.dropped = self.failed = 0
+        self.dropped: int = 0
+        self.failed: int = 0
         self.worker: asyncio.Task[None] | None = None
         self._name = getattr(callback, "__qualname__", type(callback).__qualname__)
         self._is_async = inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(
             getattr(callback, "__call__", None)  # noqa: B004 - of an object
         )
         self._context = copy_context()
-        self._events: deque[Happening] = deque()
+        self._events: deque[Callable[[], Happening]] = deque()
         self._refusals = Gathering()
         self._told = True  # no event is being told
         self._thread: threading.Thread | None = None
@@ -84,9 +85,9 @@ class Listener:
         """Whether another event has to be dropped."""
         return len(self._events) >= MOST_WAITING
 
-    def add(self, happening: Happening) -> None:
-        """Has the callback be told. ``begin`` begins it."""
-        self._events.append(happening)
+    def add(self, make: Callable[[], Happening]) -> None:
+        """Has the callback be told what this makes, once ``begin`` is called."""
+        self._events.append(make)
 
     def add_refusals(self, alike: Alike) -> None:
         """Has the callback be told of refusals, with those that wait already."""
@@ -110,11 +111,12 @@ class Listener:
 
     async def stop(self) -> int:
         """Leaves the rest untold, and tells how many events that are."""
-        if self.worker is not None:
+        if self.worker is not None and self._is_at_work():
             self.worker.cancel()
-        # A callback that refuses to be cancelled is left to itself.
-        if tasks := [task for task in (self.worker, self._call) if task is not None]:
+            tasks = [self.worker] if self._call is None else [self.worker, self._call]
+            # A callback that refuses to be cancelled is left to itself.
             await asyncio.wait(tasks, timeout=PARTING)
+        self._call = None
         left = self.waiting  # what it has led to meanwhile, too
         self.dropped += left
         self._events.clear()
@@ -124,6 +126,7 @@ class Listener:
 
     async def _tell_all(self) -> None:
         _running.set(None)  # it may have been registered by another callback
+        await asyncio.sleep(0)  # not within a request, if tasks begin eagerly
         while (happening := self._next()) is not None:
             self._told = False
             error = await self._tell(happening)
@@ -136,7 +139,7 @@ class Listener:
 
     def _next(self) -> Happening | None:
         if self._events:
-            return self._events.popleft()
+            return self._events.popleft()()
         alike = self._refusals.take()
         return None if alike is None else alike.happening()
 
@@ -159,6 +162,8 @@ class Listener:
             return call.result()
         finally:
             call.cancel()
+            if call.done():
+                self._call = None
 
     async def _guarded(self, what: Happening | Awaitable[object]) -> BaseException | None:
         _running.set(self)

@@ -194,14 +194,17 @@ class KeyMaking:
         async def insert() -> Sequence[NewKey]:
             made: list[NewKey] = []
             rows: list[tuple[KeyRecord, KeyEvent]] = []
+            news: list[News] = []
             async for key in in_turns(wanted):
                 token = Token.mint(key.prefix, self._ring)
                 record = self._record(key, token)
-                rows.append((record, changes.created(record.key, actor)))
+                event = changes.created(record.key, actor)
+                rows.append((record, event))
+                news.append((event, record.key))
                 made.append(NewKey(record.key, token.reveal()))
             # No cache has to be told: nobody can have asked for an id before it was minted.
             async with self._changing(set(), connection) as changing:
-                changing.news += [(event, record.key) for record, event in rows]
+                changing.news = news
                 await self._store.insert(rows, connection=connection, progress=progress)
             return made
 

@@ -32,6 +32,8 @@ _LONGEST_PAUSE: Final = 2.0
 # Seconds after which what failed in the middle of its commit is certain not to be there: the
 # server's own time to notice, and more than the store's deadline.
 _DOUBT: Final = 30.0
+# Changes that may not have happened, of which nobody knows, as where the database went away.
+_MOST_DOUBTFUL: Final = 100
 # Entries of a key that may have come after the one that is looked for.
 _LATER: Final = 100
 
@@ -57,7 +59,7 @@ class Settling:
     """
 
     def __init__(self, store: Store, tell: Callable[[Sequence[News]], None]) -> None:
-        self.dropped = 0
+        self.dropped: int = 0
         self._store = store
         self._tell = tell
         self._held: list[_Change] = []
@@ -85,6 +87,8 @@ class Settling:
         if self._count + len(news) > _MOST:
             self.dropped += len(news)
             return
+        if over is None and sum(change.until > 0 for change in self._held) >= _MOST_DOUBTFUL:
+            return  # to look for all of them would be a burden when the database comes back
         self._count += len(news)
         until = time.monotonic() + _DOUBT if over is None else 0
         self._held.append(_Change(news, over or _always, until))
