@@ -27,9 +27,10 @@ LEFT_OUT = [
     "tests/test_site_snippets.py",
     "tests/test_typing_cover.py",
 ]
-# What depends on the database at hand, or on rules of ours alone, which the main environment has
-# tried.
+# What depends on the database at hand, on rules of ours alone, or on other libraries, which the
+# main environment has tried.
 LEFT_OUT += [
+    "tests/alternatives",
     "tests/cli/test_create_from.py",
     "tests/cli/test_db.py",
     "tests/cli/test_engines.py",
