@@ -7,9 +7,11 @@ mod engine;
 mod hash;
 mod headers;
 mod ledger;
+mod limiter;
 mod masking;
 mod python;
 mod python_engine;
+mod python_limiter;
 mod python_scan;
 mod query;
 mod scan;
@@ -27,6 +29,8 @@ mod _native {
     use crate::python::{Hasher, SecretRing, Token, TokenHeaders, mint, parse};
     #[pymodule_export]
     use crate::python_engine::{Engine, Row};
+    #[pymodule_export]
+    use crate::python_limiter::Limiter;
     #[pymodule_export]
     use crate::python_scan::{Sighting, Sightings, TokenFinder, mask, mask_bytes, scan_files};
 }

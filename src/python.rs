@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::hash::{self, Cost, HashError, Scheme};
 use crate::headers::{Credential, MAX_CREDENTIAL_LEN, MAX_NAMES, Refusal, Sources, SourcesError};
 use crate::secrets::{self, Kid, RandomError, SecretError};
-use crate::token::{self, Prefix, TokenError};
+use crate::token::{self, KeyId, Prefix, TokenError};
 
 import_exception!(keylatch.errors, AmbiguousCredentialsError);
 import_exception!(keylatch.errors, ConfigurationError);
@@ -93,6 +93,13 @@ pub fn refuse_pickle(what: &str) -> PyErr {
 /// Python is dropped on purpose: it carries the whole text.
 pub fn utf8<'a>(text: &'a Bound<'_, PyString>) -> Option<&'a str> {
     text.to_str().ok()
+}
+
+/// The key id that a `str` is.
+pub fn parse_key_id(text: &Bound<'_, PyString>) -> PyResult<KeyId> {
+    // Not echoed: it may be a whole token.
+    let key_id = utf8(text).and_then(KeyId::parse);
+    key_id.ok_or_else(|| PyValueError::new_err("a key id is 16 characters, as in key.id"))
 }
 
 /// A `str` that names something, read without Python's `UnicodeEncodeError` for the same reason.

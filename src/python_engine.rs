@@ -6,7 +6,6 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use pyo3::exceptions::PyValueError;
 use pyo3::import_exception;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFrozenSet, PyString};
@@ -17,9 +16,11 @@ use crate::engine::{self, Denial, Said, Settings, SetupError, Verdict};
 use crate::hash::HashError;
 use crate::headers::Refusal;
 use crate::ledger::Use;
-use crate::python::{Found, SecretRing, Token, TokenHeaders, TokenText, refuse_pickle, utf8};
+use crate::python::{
+    Found, SecretRing, Token, TokenHeaders, TokenText, parse_key_id, refuse_pickle, utf8,
+};
 use crate::sync::Arc;
-use crate::token::{self, KeyId, TokenError};
+use crate::token::{self, TokenError};
 
 import_exception!(keylatch.errors, ExpiredKeyError);
 import_exception!(keylatch.errors, InsufficientScopeError);
@@ -528,10 +529,4 @@ fn barred(
     };
     let key = row.key.as_ref().map(|key| &key.object);
     refusal.value(py).setattr("key", key).err().unwrap_or(refusal)
-}
-
-fn parse_key_id(text: &Bound<'_, PyString>) -> PyResult<KeyId> {
-    // Not echoed: it may be a whole token.
-    let key_id = utf8(text).and_then(KeyId::parse);
-    key_id.ok_or_else(|| PyValueError::new_err("a key id is 16 characters, as in key.id"))
 }

@@ -19,7 +19,7 @@ PACKAGE = Path(keylatch.__file__).parent
 
 # What each module may import of keylatch. `keylatch` stands for its public names.
 PYTHON_ARROWS = {
-    "__init__": {"_native", "keys", "records"},
+    "__init__": {"_native", "keys", "limits", "records"},
     "errors": set(),
     "bounds": set(),
     "records": set(),
@@ -104,6 +104,7 @@ PYTHON_ARROWS = {
     "feed": {"_native", "bounds", "errors", "records", "store"},
     "usage": {"_native", "errors", "moments", "records", "store"},
     "grace": {"errors", "records", "store"},
+    "limits": {"_native", "errors", "records"},
     "making": {
         "_native",
         "bounds",
@@ -152,6 +153,7 @@ PYTHON_ARROWS = {
         "hooks",
         "identifying",
         "kids",
+        "limits",
         "loading",
         "moments",
         "records",
@@ -161,10 +163,10 @@ PYTHON_ARROWS = {
     },
     "prometheus": {"keys"},
     "challenges": {"errors"},
-    "gate": {"_native", "challenges", "errors", "keys", "records"},
+    "gate": {"_native", "challenges", "errors", "keys", "limits", "records"},
     "lasting": set(),
     "paths": {"errors"},
-    "asgi": {"bounds", "challenges", "errors", "gate", "keys", "paths", "records"},
+    "asgi": {"bounds", "challenges", "errors", "gate", "keys", "limits", "paths", "records"},
     "router_models": {"bounds", "records"},
     "router": {"delegation", "errors", "keys", "management", "records", "router_models"},
     "openapi": {"challenges"},
@@ -182,6 +184,7 @@ PYTHON_ARROWS = {
         "gate",
         "keys",
         "lasting",
+        "limits",
         "openapi",
         "owners",
         "records",
@@ -311,6 +314,7 @@ RUST_ARROWS = {
     "query": set(),
     "cache": {"hash", "sync", "token"},
     "ledger": {"sync", "token"},
+    "limiter": {"sync", "token"},
     "scan": {"token"},
     "masking": {"token"},
     "walk": {"scan"},
@@ -328,9 +332,10 @@ RUST_ARROWS = {
         "sync",
         "token",
     },
-    "lib": {"python", "python_engine", "python_scan"},
+    "python_limiter": {"limiter", "python"},
+    "lib": {"python", "python_engine", "python_limiter", "python_scan"},
 }
-KNOW_PYO3 = {"python", "python_engine", "python_scan", "lib"}
+KNOW_PYO3 = {"python", "python_engine", "python_limiter", "python_scan", "lib"}
 THIRD_PARTIES = {
     "drivers": {"sqlalchemy"},
     "threads": {"sqlalchemy"},

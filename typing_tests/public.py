@@ -33,6 +33,7 @@ from keylatch import (
     KeyRequest,
     NewKey,
     Page,
+    RateLimit,
     SecretRing,
     Token,
     mint,
@@ -55,6 +56,7 @@ from keylatch.fastapi import (
 from keylatch.identifying import Identified
 from keylatch.importing import TokenToImport
 from keylatch.kids import SecretStatus, SecretUse
+from keylatch.limits import Limiter
 from keylatch.management import KeyManagement
 from keylatch.masking import MaskTokens, install, mask_tokens
 from keylatch.memory import MemoryStore
@@ -276,11 +278,27 @@ def key_or_user(auth: APIKeyAuth) -> None:
     FastAPI().get("/")(route)
 
 
+def limit_of(key: APIKey) -> RateLimit | None:
+    """The limit of a plan."""
+    limit = RateLimit(requests=100, per=timedelta(minutes=1))
+    assert_type((limit.requests, limit.per), tuple[int, timedelta])
+    return limit if key.metadata.get("plan") == "free" else None
+
+
+def limits(keys: APIKeys, key: APIKey, limiter: Limiter) -> None:
+    """What counts."""
+    assert_type(limiter.rule, RateLimit | Callable[[APIKey], RateLimit | None])
+    assert_type(limiter.take(key, None), int | None)
+    assert_type(keys.limit(key, limiter), None)
+
+
 async def fastapi(keys: APIKeys, connection: HTTPConnection, scopes: SecurityScopes) -> None:
     """What routes ask for."""
     auth = APIKeyAuth(keys, bearer=True, headers=["X-API-Key"], realm="api", scheme_name="APIKey")
     assert_type(auth, APIKeyAuth)
     APIKeyAuth(keys, bearer=False, headers=[], cookie="__Host-key", query="key")
+    APIKeyAuth(keys, rate_limit=RateLimit(100, timedelta(minutes=1)))
+    APIKeyAuth(keys, rate_limit=limit_of)
     assert_type(auth.query_of("a token"), dict[str, str])
     assert_type(auth.keys, APIKeys)
     assert_type(await auth(connection, scopes), APIKey)
@@ -339,7 +357,7 @@ async def asgi(keys: APIKeys, scope: Scope, receive: Receive, send: Send) -> Non
     FastAPI().add_middleware(
         APIKeyMiddleware, keys=keys, exclude=["/health"], cookie="key", query="key"
     )
-    outside = APIKeyMiddleware(FastAPI(), keys, scopes=["items:read"])
+    outside = APIKeyMiddleware(FastAPI(), keys, scopes=["items:read"], rate_limit=limit_of)
     assert_type(await outside(scope, receive, send), None)
     assert_type(outside.scopes, frozenset[str])
     assert_type(outside.leaves_open("/items/{id}"), bool)

@@ -6,6 +6,7 @@ Imports neither FastAPI nor SQLAlchemy: those stand behind ``keylatch.fastapi`` 
 
 from keylatch._native import Hasher, SecretRing, Token, mint, parse
 from keylatch.keys import APIKeys
+from keylatch.limits import RateLimit
 from keylatch.records import APIKey, Happening, KeyEvent, KeyRequest, NewKey, Page
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "KeyRequest",
     "NewKey",
     "Page",
+    "RateLimit",
     "SecretRing",
     "Token",
     "mint",

@@ -4,7 +4,7 @@ Mints, parses, hashes and verifies API keys. Its names are public through `keyla
 
 from typing import Any, SupportsIndex, final
 
-__all__ = ["Engine", "Hasher", "Row", "SecretRing", "Sighting", "Sightings", "Token", "TokenFinder", "TokenHeaders", "mask", "mask_bytes", "mint", "parse", "scan_files"]
+__all__ = ["Engine", "Hasher", "Limiter", "Row", "SecretRing", "Sighting", "Sightings", "Token", "TokenFinder", "TokenHeaders", "mask", "mask_bytes", "mint", "parse", "scan_files"]
 
 @final
 class Engine:
@@ -237,6 +237,31 @@ class Hasher:
             InvalidHashError: The stored string is malformed, of a cost outside the policy, or
                 needs a server secret that is not in the ring. Found before anything is spent.
             MemoryError: There is not enough memory for argon2id.
+        """
+
+@final
+class Limiter:
+    """
+    What keys have taken of their limits, in this process.
+    """
+    def __len__(self, /) -> int:
+        """
+        Of how many keys something is kept. What is over goes by and by.
+        """
+    def __new__(cls, /) -> Limiter: ...
+    def __repr__(self, /) -> str: ...
+    def take(self, /, key_id: str, requests: SupportsIndex, per: SupportsIndex, now: SupportsIndex | None = None) -> int:
+        """
+        Takes one request of a key. If there is none left it takes nothing.
+
+        Args:
+            key_id: The key, which has verified.
+            requests: How many it may send at once, 1 or more.
+            per: Nanoseconds in which it gets as many again.
+            now: Microseconds since 1970; the limiter's own clock, that nobody sets back, if None.
+
+        Returns:
+            0, or nanoseconds to wait for the next one.
         """
 
 @final

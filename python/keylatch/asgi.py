@@ -12,6 +12,7 @@ from keylatch.errors import (
 )
 from keylatch.gate import Gate, last_gate, passed_key
 from keylatch.keys import APIKeys
+from keylatch.limits import RateLimitRule
 from keylatch.paths import OpenPaths
 from keylatch.records import APIKey
 
@@ -56,10 +57,12 @@ class APIKeyMiddleware:
             has escapes, dots or empty segments needs a key all the same.
         problem_json: Whether refusals are ``application/problem+json`` (RFC 9457), with a
             ``code``, instead of FastAPI's ``{"detail": ...}``.
+        rate_limit: How many requests each key may send, in each process; see ``APIKeyAuth``. Each
+            middleware, and each ``APIKeyAuth``, has a limit of its own and counts for itself.
 
     Raises:
         ConfigurationError: Nothing may carry the token, or a name, the realm or a path to
-            exclude is outside its format.
+            exclude is outside its format, or the limit is none.
         ValueError: A scope is malformed.
         TypeError: The scopes are not a list of names.
     """
@@ -77,11 +80,18 @@ class APIKeyMiddleware:
         realm: str = "api",
         exclude: Iterable[str] = (),
         problem_json: bool = False,
+        rate_limit: RateLimitRule | None = None,
     ) -> None:
         self.app = app
         self._media_type = challenges.PROBLEM_JSON if problem_json else challenges.JSON
         self._gate = Gate(
-            keys, bearer=bearer, headers=headers, cookie=cookie, query=query, realm=realm
+            keys,
+            bearer=bearer,
+            headers=headers,
+            cookie=cookie,
+            query=query,
+            realm=realm,
+            rate_limit=rate_limit,
         )
         self._required = bounds.scopes(scopes)
         self._open = OpenPaths(exclude) or None
@@ -108,13 +118,18 @@ class APIKeyMiddleware:
         try:
             try:
                 if self._needs_key(scope):
-                    if gate.passed(scope, self._required) is None:
+                    key = gate.passed(scope, self._required)
+                    verified = key is None
+                    if key is None:
                         key = await gate.keys.authenticate(
                             scope["headers"],
                             sources=gate.sources,
                             scopes=self._required,
                             query=None if gate.query is None else scope.get("query_string"),
                         )
+                    if gate.limiter is not None:
+                        gate.count(scope, key)
+                    if verified:
                         gate.remember(scope, key)
                         if key.successor is not None:
                             send = _adding(await gate.keys.grace_headers(key), send)

@@ -66,6 +66,8 @@ class Door:
                     query=None if gate.query is None else connection.scope.get("query_string"),
                     untold=untold,
                 )
+            if gate.limiter is not None:
+                gate.count(connection.scope, key)
         except (AuthenticationError, UnavailableError) as error:
             raise self.refused(connection, error) from error
         if required:

@@ -99,7 +99,7 @@ class InsufficientScopeError(AuthenticationError):
 
 
 class RateLimitedError(AuthenticationError):
-    """The right key, used too often.
+    """The right key, used too often: more than its limit allows. It is nothing against the key.
 
     Args:
         retry_after: Seconds until another attempt makes sense.

@@ -34,6 +34,7 @@ from keylatch.errors import (
 from keylatch.gate import Gate
 from keylatch.keys import APIKeys
 from keylatch.lasting import while_passes
+from keylatch.limits import RateLimitRule
 from keylatch.records import APIKey
 from keylatch.refusals import (
     ClosedError,
@@ -67,11 +68,11 @@ _SELDOM: Final = 60.0
 class APIKeyAuth(SecurityBase):
     """A dependency: ``Annotated[APIKey, Security(auth, scopes=["items:read"])]``.
 
-    Takes the token from the places that are named here, and from no other. Answers 401, 403, 400
-    or 503 as RFC 6750 and RFC 9110 have it. Routes that manage keys answer 503 as well with
-    :func:`unavailable_error_handler`. A WebSocket is refused before it is accepted: with the same
-    answer if the server can send it, else it is closed with code 1008, or 1013 if it should come
-    back later.
+    Takes the token from the places that are named here, and from no other. Answers 401, 403, 400,
+    429 or 503 as RFC 6750, RFC 6585 and RFC 9110 have it. Routes that manage keys answer 503 as
+    well with :func:`unavailable_error_handler`. A WebSocket is refused before it is accepted: with
+    the same answer if the server can send it, else it is closed with code 1008, or 1013 if it
+    should come back later.
 
     The key is verified when a request comes. What goes on for long, such as a WebSocket or a stream
     of events, looks again with :meth:`again` or :meth:`while_valid`.
@@ -99,9 +100,16 @@ class APIKeyAuth(SecurityBase):
             ``WebSocket`` in browsers, and best with keys that live for minutes.
         realm: What the keys are for, told to clients in ``WWW-Authenticate``.
         scheme_name: What the scheme is called in the OpenAPI document.
+        rate_limit: How many requests each key may send, in each process: a ``keylatch.RateLimit``,
+            or a function that takes the APIKey and returns one, or None for none, such as that of
+            its plan. It is called for each request, in the event loop; what it raises is raised.
+            Further requests are answered 429. A request counts once, however many dependencies ask
+            for its key, and only if its key may pass the first of them; a WebSocket counts when it
+            comes. Each APIKeyAuth has a limit of its own and counts for itself. If the collection
+            has a clock of its own, the limit goes by that.
 
     Raises:
-        ConfigurationError: Nothing may carry the token, or a name is not one.
+        ConfigurationError: Nothing may carry the token, or a name is not one, or the limit is none.
     """
 
     def __init__(
@@ -114,8 +122,17 @@ class APIKeyAuth(SecurityBase):
         query: str | None = None,
         realm: str = "api",
         scheme_name: str = "APIKey",
+        rate_limit: RateLimitRule | None = None,
     ) -> None:
-        gate = Gate(keys, bearer=bearer, headers=headers, cookie=cookie, query=query, realm=realm)
+        gate = Gate(
+            keys,
+            bearer=bearer,
+            headers=headers,
+            cookie=cookie,
+            query=query,
+            realm=realm,
+            rate_limit=rate_limit,
+        )
         self._bearer, self._realm = bearer, realm
         self.scheme_name: str = scheme_name
         self.model: Scheme
@@ -131,7 +148,10 @@ class APIKeyAuth(SecurityBase):
         return f"APIKeyAuth({self.keys!r})"
 
     def over(self, keys: APIKeys) -> "APIKeyAuth":
-        """The same dependency over another collection: what a test puts in its place."""
+        """The same dependency over another collection: what a test puts in its place.
+
+        It has the same limit, and has counted nothing.
+        """
         gate = self._door.gate
         other = APIKeyAuth(
             keys,
@@ -141,6 +161,7 @@ class APIKeyAuth(SecurityBase):
             query=gate.query,
             realm=self._realm,
             scheme_name=self.scheme_name,
+            rate_limit=None if gate.limiter is None else gate.limiter.rule,
         )
         other._door = Door(other._door.gate, self._door.stands_for)
         return other
@@ -361,6 +382,7 @@ class APIKeyAuth(SecurityBase):
                 written,
                 scheme_name=self.scheme_name,
                 others=self._other_schemes,
+                limited=set() if self._door.gate.limiter is None else self._operations(app),
                 media_type=(
                     challenges.PROBLEM_JSON if handler is problem_handler else challenges.JSON
                 ),
@@ -369,6 +391,11 @@ class APIKeyAuth(SecurityBase):
 
         # FastAPI's own way of extending the document.
         app.openapi = openapi  # type: ignore[method-assign]
+
+    def _operations(self, app: FastAPI) -> set[tuple[str, str]]:
+        """Path and method of each route that asks this one."""
+        found = schemes.operations(app)
+        return {operation for operation, each in found if _auth_of(each) is self}
 
     def _refuse_namesakes(self, app: FastAPI) -> None:
         asking = (_auth_of(each) for each in schemes.dependencies(app))

@@ -10,6 +10,7 @@ from keylatch._native import TokenHeaders
 from keylatch.challenges import Challenge
 from keylatch.errors import ConfigurationError
 from keylatch.keys import APIKeys
+from keylatch.limits import Limiter, RateLimitRule
 from keylatch.records import APIKey
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -17,6 +18,8 @@ Headers = Iterable[tuple[bytes, bytes]]
 # Where a scope has what has passed, and which scopes were asked for on the way.
 ENTRY: Final = "keylatch"
 _ASKED: Final = "keylatch.asked"
+# And what the request has been counted by, for which key.
+_COUNTED: Final = "keylatch.counted"
 
 
 class Gate:
@@ -29,10 +32,11 @@ class Gate:
         cookie: The name of a cookie that may.
         query: The name of a query parameter that may.
         realm: What the keys are for, told to clients in ``WWW-Authenticate``.
+        rate_limit: How many requests each key may send, or what tells that of a key.
 
     Raises:
         ConfigurationError: Nothing may carry the token, or a name is not one, or the realm
-            is outside its format.
+            is outside its format, or the limit is none.
 
     Attributes:
         keys: The collection.
@@ -42,6 +46,7 @@ class Gate:
         sources: All of them, as the native core takes them.
         names: Of the headers that are looked at, in lower case.
         challenge: Tells a client what to send.
+        limiter: Counts requests, if there is a limit.
     """
 
     def __init__(
@@ -53,10 +58,12 @@ class Gate:
         cookie: str | None,
         query: str | None,
         realm: str,
+        rate_limit: RateLimitRule | None,
     ) -> None:
         self.challenge: Final = Challenge(bearer=bearer, realm=realm)
         if isinstance(headers, str):
             raise ConfigurationError('headers is a list of names, such as ["X-API-Key"], not one')
+        self.limiter: Final = None if rate_limit is None else Limiter(rate_limit)
         self.keys = keys
         self.headers: Final = list(headers)
         self.cookie: Final = cookie
@@ -102,6 +109,29 @@ class Gate:
             scope[ENTRY] = Passed(self, key, scope)
         finally:
             del scope
+
+    def count(self, scope: MutableMapping[str, Any], key: APIKey) -> None:
+        """Counts a request that may pass against the limit of its key, once however often it asks.
+
+        A request that an application sends through itself with a copy of the scope is the same
+        request, unless it carries another key.
+
+        Args:
+            scope: The request's, of type ``http`` or ``websocket``.
+            key: Its key, which has verified just now and has its scopes.
+
+        Raises:
+            RateLimitedError: There was none left. This one is not counted.
+        """
+        try:
+            if self.limiter is None:
+                return
+            counted = scope.get(_COUNTED, ())
+            if (self.limiter, key.id) not in counted:
+                self.keys.limit(key, self.limiter)
+                scope[_COUNTED] = (*counted, (self.limiter, key.id))
+        finally:
+            del scope  # a traceback with locals must not show the token
 
     def note(self, scope: MutableMapping[str, Any], required: frozenset[str]) -> None:
         """Has ``again`` ask for scopes that a request was asked for."""

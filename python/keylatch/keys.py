@@ -25,6 +25,7 @@ from keylatch.errors import (
     InvalidKeyError,
     InvalidTokenError,
     MissingKeyError,
+    RateLimitedError,
     UnavailableError,
 )
 from keylatch.expiring import WEEK, window
@@ -33,6 +34,7 @@ from keylatch.grace import GraceHeaders
 from keylatch.hooks import EventCallbacks
 from keylatch.identifying import TokenIdentification
 from keylatch.kids import SecretStatus
+from keylatch.limits import Limiter
 from keylatch.loading import Loader
 from keylatch.moments import to_microseconds
 from keylatch.records import APIKey, Health
@@ -164,7 +166,7 @@ class APIKeys(EventCallbacks, TokenIdentification):
         self._starts = 0
         self._turn = asyncio.Lock()
         self._unavailable = 0
-        self._unpermitted = 0
+        self._unpermitted = self._limited = 0
         self._hooks.begin_anew()
         self._attach()
 
@@ -404,6 +406,25 @@ class APIKeys(EventCallbacks, TokenIdentification):
             self.refused(error)
             raise error
 
+    def limit(self, key: APIKey, limiter: Limiter) -> None:
+        """Counts a request of a key that has verified just now against its limit.
+
+        Args:
+            key: The key.
+            limiter: Counts. A collection with a clock of its own has it go by that.
+
+        Raises:
+            RateLimitedError: There was none left. This one is not counted.
+            ConfigurationError: There is no telling the limit.
+        """
+        wait = limiter.take(key, self._moment())
+        if wait is not None:
+            self._limited += 1
+            error = RateLimitedError(wait)
+            error.key = key
+            self.refused(error)
+            raise error
+
     async def grace_headers(self, key: APIKey) -> dict[str, str]:
         """The headers that tell a client of a rotation: ``Deprecation`` and ``Sunset``.
 
@@ -452,6 +473,8 @@ class APIKeys(EventCallbacks, TokenIdentification):
         """Tells how the collection does in this process, for a dashboard or a probe."""
         counts = self._engine.counts()
         counts["insufficient_scope"] += self._unpermitted
+        counts["rate_limited"] = self._limited
+        counts["unavailable"] = self._unavailable
         heard = self._feed.heard_at
         looked_up = counts["hits"] + counts["misses"]
         waiting, dropped, failed = self._hooks.counts()
@@ -462,6 +485,8 @@ class APIKeys(EventCallbacks, TokenIdentification):
             "revoked_key",
             "insufficient_scope",
             "ambiguous_credentials",
+            "rate_limited",
+            "unavailable",
         )
         return Health(
             started=bool(self._tasks),
@@ -471,7 +496,7 @@ class APIKeys(EventCallbacks, TokenIdentification):
             hits=counts["hits"],
             misses=counts["misses"],
             hit_rate=counts["hits"] / looked_up if looked_up else None,
-            refusals={code: counts[code] for code in codes} | {"unavailable": self._unavailable},
+            refusals={code: counts[code] for code in codes},
             unwritten_usage=counts["ledger_keys"],
             lost_usage=counts["ledger_lost"],
             waiting_events=waiting,

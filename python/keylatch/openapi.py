@@ -3,7 +3,7 @@
 Knows documents; no framework, and no collection of keys.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any, Final
 
 from keylatch.challenges import JSON
@@ -26,8 +26,10 @@ _ANSWERS: Final = {
     "400": ("More than one API key", _CHALLENGE),
     "401": ("No API key, or none that opens anything", _CHALLENGE),
     "403": ("The API key lacks a scope", _CHALLENGE),
+    "429": ("Too many requests with this API key", _LATER),
     "503": ("API keys cannot be checked right now", _LATER),
 }
+_UNLIMITED: Final = {status: answer for status, answer in _ANSWERS.items() if status != "429"}
 
 
 def complete(
@@ -35,6 +37,7 @@ def complete(
     *,
     scheme_name: str,
     others: Mapping[str, Mapping[str, Any]],
+    limited: Container[tuple[str, str]] = (),
     media_type: str = JSON,
 ) -> None:
     """Adds the schemes of further headers, and the answers to requests that may not pass.
@@ -45,6 +48,7 @@ def complete(
         document: The document as FastAPI writes it.
         scheme_name: Of the scheme that FastAPI knows.
         others: Further schemes of the same routes, any of which will do, by name.
+        limited: The operations that limit keys: their paths, and their methods in lower case.
         media_type: What the bodies of refusals are.
     """
     schemes = document.get("components", {}).get("securitySchemes", {})
@@ -60,13 +64,18 @@ def complete(
         "properties": fields,
         "required": list(fields),
     }
-    for operation in _operations(document):
-        if _protect(operation, scheme_name, list(others), media_type):
+    for name, operation in _operations(document):
+        answers = _ANSWERS if name in limited else _UNLIMITED
+        if _protect(operation, scheme_name, list(others), answers, media_type):
             document["components"].setdefault("schemas", {}).setdefault(_SCHEMA, refusal)
 
 
 def _protect(
-    operation: dict[str, Any], scheme_name: str, others: list[str], media_type: str
+    operation: dict[str, Any],
+    scheme_name: str,
+    others: list[str],
+    possible: Mapping[str, tuple[str, tuple[str, str, str]]],
+    media_type: str,
 ) -> bool:
     """Whether the operation asks for a key. Then it says so, in every way that there is."""
     either: list[dict[str, list[str]]] = operation.get("security", [])
@@ -81,7 +90,7 @@ def _protect(
     if not required:
         either.append({})
     answers = operation.setdefault("responses", {})
-    for status, (description, header) in _ANSWERS.items():
+    for status, (description, header) in possible.items():
         if status != "403" or any(required + optional):
             answers.setdefault(status, _answer(description, media_type, *header))
     return True
@@ -99,6 +108,10 @@ def _answer(
     }
 
 
-def _operations(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for path in document.get("paths", {}).values():
-        yield from (operation for operation in path.values() if isinstance(operation, dict))
+def _operations(
+    document: Mapping[str, Any],
+) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
+    for path, operations in document.get("paths", {}).items():
+        for method, operation in operations.items():
+            if isinstance(operation, dict):
+                yield (path, method), operation

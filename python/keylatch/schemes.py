@@ -4,7 +4,7 @@ Knows FastAPI's models of schemes and its routes; no collection of keys.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -63,6 +63,20 @@ def dependencies(app: FastAPI) -> Iterator[Any]:
         dependant: Dependant | None = getattr(route, "dependant", None)
         if dependant is not None:
             yield from _within(dependant)
+
+
+def operations(app: FastAPI) -> Iterator[tuple[tuple[str, str], Any]]:
+    """The same with the path and the method of each route, as the document has them."""
+    for route in iter_route_contexts(app.routes):
+        dependant: Dependant | None = getattr(route, "dependant", None)
+        if dependant is not None:
+            names = [(route.path_format or "", each.lower()) for each in _methods(route)]
+            yield from ((name, call) for call in _within(dependant) for name in names)
+
+
+def _methods(route: Any) -> Iterable[str]:
+    """None of a WebSocket."""
+    return getattr(route, "methods", None) or ()
 
 
 def _within(dependant: Dependant) -> Iterator[Any]:

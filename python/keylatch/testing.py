@@ -56,7 +56,8 @@ class MakesClients(Protocol):
         """Makes one.
 
         Until the test ends, the application's routes ask the collection of the test instead of
-        ``auth``'s own. The client runs no lifespan unless it is entered with ``with``.
+        ``auth``'s own. The client runs no lifespan unless it is entered with ``with``. A rate limit
+        of ``auth`` counts by ``keylatch_clock``, which has to be moved for requests to come back.
 
         Args:
             app: The application.
@@ -106,11 +107,13 @@ def keylatch_client(
     keylatch_keys: "APIKeys", keylatch_key: MakesKeys, monkeypatch: pytest.MonkeyPatch
 ) -> MakesClients:
     """Makes clients: ``keylatch_client(app, auth, "items:read").get("/items")``."""
+    stand_ins: dict[APIKeyAuth, APIKeyAuth] = {}
 
     def make(app: "FastAPI", auth: "APIKeyAuth", *scopes: str, **options: Any) -> "TestClient":
         from starlette.testclient import TestClient
 
-        stand_in = auth.over(keylatch_keys)
+        # One for all clients of the test, since it counts what a rate limit allows.
+        stand_in = stand_ins.setdefault(auth, auth.over(keylatch_keys))
         for dependency, other in (
             (auth, stand_in),
             (auth.optional, stand_in.optional),

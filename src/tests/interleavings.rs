@@ -6,6 +6,7 @@ use shuttle::thread;
 
 use super::{key_id, row};
 use crate::cache::{Cache, Row};
+use crate::limiter::{Limit, Limiter};
 use crate::sync::Arc;
 
 const SCHEDULES: usize = 2_000;
@@ -94,6 +95,29 @@ fn a_load_in_flight_never_outlives_a_flush() {
             world.request();
             loader.join().unwrap();
             world.request();
+        },
+        SCHEDULES,
+    );
+}
+
+/// Threads that take at once take no more than there is.
+#[test]
+fn no_interleaving_takes_more_than_the_limit() {
+    shuttle::check_random(
+        || {
+            let limiter = Arc::new(Limiter::new());
+            let threads: Vec<_> = (0..3)
+                .map(|_| {
+                    let limiter = Arc::clone(&limiter);
+                    thread::spawn(move || {
+                        let taken = (0..2)
+                            .map(|now| limiter.take(key_id(1), Limit::new(4, 1_000_000), now));
+                        taken.filter(|wait| *wait == 0).count()
+                    })
+                })
+                .collect();
+            let passed: usize = threads.into_iter().map(|each| each.join().unwrap()).sum();
+            assert_eq!(passed, 4);
         },
         SCHEDULES,
     );

@@ -15,6 +15,8 @@ mod imported;
 mod interleavings;
 #[cfg(not(feature = "shuttle"))]
 mod ledger;
+#[cfg(not(feature = "shuttle"))]
+mod limiter;
 mod masking;
 mod rules;
 mod scan;
