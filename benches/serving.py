@@ -178,7 +178,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.seconds, options.connections = 1, 0.1, 4
-        options.keys, options.bad_tokens = [1, 1_000], 3_000
+        options.workers, options.keys, options.bad_tokens = [2], [1, 1_000], 3_000
     with tempfile.TemporaryDirectory(prefix="keylatch-") as directory:
         report = measure(options, Path(directory))
     show(report)
