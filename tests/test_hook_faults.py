@@ -57,6 +57,10 @@ def hanging():
     go.set()
 
 
+class PanicError(BaseException):
+    """What no ``except Exception`` catches, such as a panic of an extension in Rust."""
+
+
 async def until(condition):
     """Waits for something that another thread does."""
     while not condition():  # noqa: ASYNC110 - nobody tells
@@ -73,7 +77,13 @@ class TestFailing:
 
     @pytest.mark.parametrize(
         "error",
-        [RuntimeError("out of order"), SystemExit(1), asyncio.CancelledError(), TimeoutError()],
+        [
+            RuntimeError("out of order"),
+            SystemExit(1),
+            asyncio.CancelledError(),
+            TimeoutError(),
+            PanicError("in native code"),
+        ],
     )
     @pytest.mark.parametrize("asynchronous", [True, False])
     async def test_a_callback_that_raises_breaks_nothing(self, keys, error, asynchronous):
@@ -96,6 +106,7 @@ class TestFailing:
         assert [each.action for each in failures] == ["created", "revoked"]
         assert told == failures
         assert keys.health().failed_callbacks == 2
+        assert keys.health().waiting_events == 0
 
     async def test_a_failure_is_logged_with_its_own_traceback_once(self, keys, caplog):
         """Not again until it has worked; it names the callback, and has nothing of ours."""

@@ -171,7 +171,9 @@ class Listener:
             waited_for = self.callback(what) if isinstance(what, Happening) else what
             if inspect.isawaitable(waited_for):
                 await waited_for
-        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - as below
+        except KeyboardInterrupt:
+            raise  # somebody wants the process to end
+        except BaseException as error:  # noqa: BLE001 - as below
             return error
         return None
 
