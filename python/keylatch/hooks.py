@@ -113,7 +113,8 @@ class Hooks:
     def doubt(self, news: Sequence[News], over: Over | None) -> None:
         """Tells of those changes that turn out to be made, of some that failed or were given up."""
         if self._listeners:
-            for each in news:
+            # Once each: an attempt that was repeated may have decided the same.
+            for each in dict(news).items():
                 self._hold([each], over)
 
     def refuse(self, error: AuthenticationError) -> None:
