@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import traceback
+import tracemalloc
 from datetime import timedelta
 
 import httpx2
@@ -15,7 +16,7 @@ import pytest
 from fastapi import FastAPI, Security
 from subject import SILENT
 
-from keylatch import APIKeys, KeyRequest, hooks, listeners
+from keylatch import APIKeys, KeyRequest, bounds, hooks, listeners
 from keylatch.errors import InvalidKeyError, MissingKeyError
 from keylatch.fastapi import APIKeyAuth
 from keylatch.gathering import Alike, Gathering
@@ -403,6 +404,21 @@ class TestFloods:
         assert len(found) <= 1001
         assert sum(each.details["count"] for each in found) == 6000
         assert {each.key_id for each in found} - {key.id for key in keys} == {None}
+
+    async def test_what_waits_takes_little_more_than_its_text(self, unstarted):
+        """However its metadata is nested: whoever may write that could fill the memory with it."""
+        unstarted.on_event(lambda _: None)
+        nested = [[] for _ in range(2000)]  # most of 8 KiB
+        made = await unstarted.create(name="ci", metadata={"a": nested})
+        key = await unstarted.update(made.key.id, metadata={"b": nested})
+        event = (await unstarted.events(key.id))[-1]
+        tracemalloc.start()
+        for _ in range(100):
+            unstarted._hooks.tell([(event, key)], None)
+        taken, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert unstarted.health().waiting_events == 102
+        assert taken < 100 * 4 * bounds.MAX_METADATA_BYTES
 
     async def test_a_callback_of_another_action_hears_nothing_of_a_flood(self, keys):
         """And nobody counts refusals if nobody hears of them."""
