@@ -39,7 +39,8 @@ impl Limiter {
         now: Option<i64>,
     ) -> PyResult<u64> {
         let key_id = parse_key_id(key_id)?;
-        let now = now.map(|now| u64::try_from(now).unwrap_or(0).saturating_mul(1_000));
+        // Past the year 2554 it begins anew. If it stood still there, nothing would be missing.
+        let now = now.map(|now| u64::try_from(now).unwrap_or(0).wrapping_mul(1_000));
         let now = now.unwrap_or_else(|| self.inner.now());
         Ok(self.inner.take(key_id, Limit::new(requests, per), now))
     }

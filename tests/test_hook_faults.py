@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import traceback
+import tracemalloc
 from datetime import timedelta
 
 import httpx2
@@ -15,7 +16,7 @@ import pytest
 from fastapi import FastAPI, Security
 from subject import SILENT
 
-from keylatch import APIKeys, KeyRequest, hooks, listeners
+from keylatch import APIKeys, KeyRequest, bounds, hooks, listeners
 from keylatch.errors import InvalidKeyError, MissingKeyError
 from keylatch.fastapi import APIKeyAuth
 from keylatch.gathering import Alike, Gathering
@@ -57,6 +58,10 @@ def hanging():
     go.set()
 
 
+class PanicError(BaseException):
+    """What no ``except Exception`` catches, such as a panic of an extension in Rust."""
+
+
 async def until(condition):
     """Waits for something that another thread does."""
     while not condition():  # noqa: ASYNC110 - nobody tells
@@ -73,7 +78,13 @@ class TestFailing:
 
     @pytest.mark.parametrize(
         "error",
-        [RuntimeError("out of order"), SystemExit(1), asyncio.CancelledError(), TimeoutError()],
+        [
+            RuntimeError("out of order"),
+            SystemExit(1),
+            asyncio.CancelledError(),
+            TimeoutError(),
+            PanicError("in native code"),
+        ],
     )
     @pytest.mark.parametrize("asynchronous", [True, False])
     async def test_a_callback_that_raises_breaks_nothing(self, keys, error, asynchronous):
@@ -96,6 +107,7 @@ class TestFailing:
         assert [each.action for each in failures] == ["created", "revoked"]
         assert told == failures
         assert keys.health().failed_callbacks == 2
+        assert keys.health().waiting_events == 0
 
     async def test_a_failure_is_logged_with_its_own_traceback_once(self, keys, caplog):
         """Not again until it has worked; it names the callback, and has nothing of ours."""
@@ -392,6 +404,21 @@ class TestFloods:
         assert len(found) <= 1001
         assert sum(each.details["count"] for each in found) == 6000
         assert {each.key_id for each in found} - {key.id for key in keys} == {None}
+
+    async def test_what_waits_takes_little_more_than_its_text(self, unstarted):
+        """However its metadata is nested: whoever may write that could fill the memory with it."""
+        unstarted.on_event(lambda _: None)
+        nested = [[] for _ in range(2000)]  # most of 8 KiB
+        made = await unstarted.create(name="ci", metadata={"a": nested})
+        key = await unstarted.update(made.key.id, metadata={"b": nested})
+        event = (await unstarted.events(key.id))[-1]
+        tracemalloc.start()
+        for _ in range(100):
+            unstarted._hooks.tell([(event, key)], None)
+        taken, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert unstarted.health().waiting_events == 102
+        assert taken < 100 * 4 * bounds.MAX_METADATA_BYTES
 
     async def test_a_callback_of_another_action_hears_nothing_of_a_flood(self, keys):
         """And nobody counts refusals if nobody hears of them."""

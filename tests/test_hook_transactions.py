@@ -200,3 +200,20 @@ async def test_a_change_that_failed_in_its_commit_is_told_if_it_is_there(
     await host_keys.flush()
     assert said(told) == ([("revoked", key.id)] if committed else [])
     assert host_keys.health().waiting_events == (0 if committed else 1)
+
+
+async def test_a_change_that_was_repeated_is_told_once(host_keys, key, told, monkeypatch):
+    """Where the database gave up the first attempt, and nobody knows what became of the second."""
+    whole = host_keys._store.change
+
+    async def cut(*args, **options):
+        args[1](await host_keys._store.load(key.id))  # it was decided, and rolled back
+        await whole(*args, **options)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(host_keys._store, "change", cut)
+    with pytest.raises(asyncio.CancelledError):
+        await host_keys.revoke(key.id)
+    await host_keys.flush()
+    assert said(told) == [("revoked", key.id)]
+    assert host_keys.health().waiting_events == 0

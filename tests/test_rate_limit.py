@@ -155,6 +155,12 @@ async def test_whoever_waits_as_told_is_let_through(keys, token, ask, clock):
     assert [(await ask(app, bearer(token))).status for _ in range(4)] == [200] * 3 + [429]
 
 
+async def test_a_clock_that_is_centuries_ahead_limits_all_the_same(keys, token, statuses, clock):
+    """The year 2554 is as far as nanoseconds since 1970 go in 64 bits."""
+    clock.advance(days=365_250)
+    assert await statuses(limited(keys), token, *"////") == [200, 200, 200, 429]
+
+
 async def test_by_default_the_limit_needs_no_clock(secret):
     """In a process that tells the time itself requests come back, too; through a real server."""
     async with APIKeys(MemoryStore(), prefix="acme", secret=secret, **SILENT) as keys:

@@ -4,13 +4,14 @@ Knows records and the store; no framework and no database.
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final, TypeVar, cast, get_args, overload
+from typing import Final, TypeVar, cast, get_args, overload
 
 from keylatch.errors import AuthenticationError
 from keylatch.expiring import Expiring
@@ -34,6 +35,9 @@ PATIENCE: Final = 5.0
 _MOST_AHEAD: Final = 100
 # Seconds until it is looked whether they are fewer.
 _PAUSE: Final = 0.05
+
+# For events that wait: metadata may be written in any letters.
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False)
 
 C = TypeVar("C", bound=Callable[[Happening], object])
 
@@ -113,7 +117,8 @@ class Hooks:
     def doubt(self, news: Sequence[News], over: Over | None) -> None:
         """Tells of those changes that turn out to be made, of some that failed or were given up."""
         if self._listeners:
-            for each in news:
+            # Once each: an attempt that was repeated may have decided the same.
+            for each in dict(news).items():
                 self._hold([each], over)
 
     def refuse(self, error: AuthenticationError) -> None:
@@ -345,18 +350,23 @@ def _actions(values: Iterable[Action]) -> frozenset[Action]:
 
 def _to_be_made(event: KeyEvent, key: APIKey) -> Callable[[], Happening]:
     """Makes what a callback is told when it is: thousands at once would hold up the event loop."""
-    # What the caller has got may be changed before that.
-    return partial(_happening, event, key, frozen(key.metadata), frozen(event.details))
+    # As text: what the caller has got may be changed before that, and lists and dicts take a
+    # hundred times the memory while they wait.
+    written = _ENCODER.encode([key.metadata, event.details])
+    return partial(
+        _happening, event.action, event.at, event.actor, replace(key, metadata={}), written
+    )
 
 
 def _happening(
-    event: KeyEvent, key: APIKey, metadata: dict[str, Any], details: dict[str, Any]
+    action: str, at: datetime, actor: str | None, key: APIKey, written: str
 ) -> Happening:
+    metadata, details = map(frozen, json.loads(written))
     return Happening(
-        action=cast("Action", event.action),  # as one that a callback is told of
-        at=event.at,
+        action=cast("Action", action),  # as one that a callback is told of
+        at=at,
         key=replace(key, metadata=metadata),
-        key_id=event.key_id,
-        actor=event.actor,
+        key_id=key.id,
+        actor=actor,
         details=details,
     )

@@ -21,7 +21,8 @@ logger: Final = logging.getLogger("keylatch")
 
 Callback = Callable[[Happening], object]
 
-# Events that may wait for a callback. The key and the details of one take some kilobytes at most.
+# Events that may wait for a callback. One takes some kilobytes, as text: the metadata of its key is
+# in it up to three times, with 8 KiB each.
 MOST_WAITING: Final = 10_000
 # Seconds after which an asynchronous callback is cancelled.
 DEADLINE: Final = 30.0
@@ -171,7 +172,9 @@ class Listener:
             waited_for = self.callback(what) if isinstance(what, Happening) else what
             if inspect.isawaitable(waited_for):
                 await waited_for
-        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - as below
+        except KeyboardInterrupt:
+            raise  # somebody wants the process to end
+        except BaseException as error:  # noqa: BLE001 - as below
             return error
         return None
 
