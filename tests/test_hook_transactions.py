@@ -123,6 +123,17 @@ async def test_a_transaction_that_goes_on_is_another_one(host, host_keys, key, t
     assert said(told) == [("created", new.key.id)]
 
 
+async def test_many_changes_of_a_key_in_one_transaction_are_all_told(host, host_keys, key, told):
+    """In their order, and not of the latest alone."""
+    async with host.transaction() as transaction:
+        for number in range(130):
+            await host_keys.update(key.id, name=f"{number}", connection=transaction.connection)
+        await transaction.commit()
+    while host_keys.health().waiting_events:
+        await host_keys.flush()  # once takes five seconds at most
+    assert [each.key.name for each in told] == [f"{number}" for number in range(130)]
+
+
 async def test_a_session_that_is_forgotten_has_changed_nothing(host, host_keys, key, told):
     """Nor is it kept alive by what is held back."""
     async with host.transaction() as transaction:

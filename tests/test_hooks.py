@@ -251,6 +251,23 @@ class TestRegistering:
         with pytest.raises(TypeError, match="callable"):
             keys.on_event(actions=["revoked"])(None)
 
+    async def test_a_callback_that_yields_is_refused(self, keys):
+        """To call it would only make a generator, of which nothing ever runs."""
+
+        async def asynchronous(happening):
+            yield happening
+
+        def synchronous(happening):
+            yield happening
+
+        class Callable:
+            def __call__(self, happening):
+                yield happening
+
+        for callback in (asynchronous, synchronous, functools.partial(synchronous), Callable()):
+            with pytest.raises(TypeError, match="must not yield"):
+                keys.on_event(callback)
+
     async def test_synchronous_callbacks_leave_the_event_loop_alone(self, keys):
         """They run in another thread, in the context in which they were registered."""
         threads = []
@@ -515,7 +532,7 @@ class TestRefusals:
 
     async def test_two_credentials_are_told_of(self, keys, told):
         """By whoever uses the collection without a framework, too."""
-        sources = APIKeyAuth(keys)._gate.sources
+        sources = APIKeyAuth(keys)._door.gate.sources
         with pytest.raises(AmbiguousCredentialsError):
             await keys.authenticate([(b"x-api-key", b"a")] * 2, sources=sources)
         await keys.flush()

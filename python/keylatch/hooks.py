@@ -4,6 +4,7 @@ Knows records and the store; no framework and no database.
 """
 
 import asyncio
+import inspect
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -322,7 +323,8 @@ class EventCallbacks:
 
         Raises:
             ValueError: An action is not one, or there is none.
-            TypeError: The callback cannot be called, or the actions are no list of names.
+            TypeError: The callback cannot be called or is a generator, or the actions are no list
+                of names.
         """
         wanted = _actions(actions)
         if callback is None:
@@ -332,6 +334,8 @@ class EventCallbacks:
     def _listened(self, callback: C, actions: frozenset[Action]) -> C:
         if not callable(callback):
             raise TypeError(f"a callback must be callable, not {type(callback).__name__}")
+        if _generates(callback) or _generates(getattr(callback, "__call__", None)):  # noqa: B004
+            raise TypeError("a callback must not yield: nothing of it would ever run")
         self._hooks.add(callback, actions)
         return callback
 
@@ -346,6 +350,10 @@ def _actions(values: Iterable[Action]) -> frozenset[Action]:
     if not names or not names <= set(ACTIONS):
         raise ValueError("actions must be some of " + ", ".join(ACTIONS))
     return names
+
+
+def _generates(callback: object) -> bool:
+    return inspect.isgeneratorfunction(callback) or inspect.isasyncgenfunction(callback)
 
 
 def _to_be_made(event: KeyEvent, key: APIKey) -> Callable[[], Happening]:

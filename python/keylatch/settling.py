@@ -34,7 +34,7 @@ _LONGEST_PAUSE: Final = 2.0
 _DOUBT: Final = 30.0
 # Changes that may not have happened, of which nobody knows, as where the database went away.
 _MOST_DOUBTFUL: Final = 100
-# Entries of a key that may have come after the one that is looked for.
+# Entries of a key that are read at first, to find one that may not be the latest.
 _LATER: Final = 100
 
 
@@ -109,12 +109,14 @@ class Settling:
         """Tells of what is certain now, in order. Where the store fails, it is asked again."""
         async with self._looking:
             self._is_slow = False
+            read: dict[tuple[str, str], frozenset[KeyEvent]] = {}
             for change in [each for each in self._held if each.over()]:
                 event, _ = change.news[0]
+                kind = event.key_id, event.action
+                found = read.get(kind, frozenset())
                 try:
-                    found = await self._store.events(
-                        event.key_id, action=event.action, latest=_LATER
-                    )
+                    if event not in found:
+                        found = read[kind] = await self._since(event)
                 except KeylatchError:  # the store has said why in the log
                     self._is_slow = True
                     return
@@ -125,6 +127,15 @@ class Settling:
                 self._count -= len(change.news)
                 if event in found:
                     self._tell(change.news)
+
+    async def _since(self, event: KeyEvent) -> frozenset[KeyEvent]:
+        """The entries of the same key and action that are not older than one, and some that are."""
+        latest = _LATER
+        while True:
+            found = await self._store.events(event.key_id, action=event.action, latest=latest)
+            if len(found) < latest or found[0].at < event.at:
+                return frozenset(found)
+            latest *= 10
 
 
 def _always() -> bool:
