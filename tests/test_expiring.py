@@ -75,6 +75,24 @@ async def test_a_key_comes_near_its_end_as_time_goes_on(keys, told, clock):
     assert short.key.id not in [each.key_id for each in told]
 
 
+async def test_each_collection_tells_of_its_own_keys(store, secret, clock):
+    """Those of other prefixes in the same database are another's; imported ones have none."""
+    shared = {"secret": secret, "clock": clock} | SILENT
+    partner = APIKeys(store, prefix=["acme_live", "acme_test"], imported_tokens=True, **shared)
+    internal = APIKeys(store, prefix="acme_in", **shared)
+    told = {keys: hears(keys) for keys in (internal, partner)}
+    async with internal, partner:
+        for prefix in partner.prefixes:
+            await partner.create(name=prefix, prefix=prefix, expires_in=SOON)
+        await partner.import_token("sk_4eC39HqLyjWDarjtT1zdp7dc", name="imported", expires_in=SOON)
+        await internal.create(name="acme_in", expires_in=SOON)
+        for keys in told:
+            await keys.flush()
+    assert [happening.key.name for happening in told[internal]] == ["acme_in"]
+    names = {happening.key.name for happening in told[partner]}
+    assert names == {"acme_live", "acme_test", "imported"}
+
+
 async def test_another_end_is_told_of_again(keys, told, clock):
     """Whether it is put off, or comes sooner; the same one is not."""
     key = (await keys.create(name="ci", expires_in=SOON)).key

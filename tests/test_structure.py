@@ -110,6 +110,7 @@ PYTHON_ARROWS = {
         "bounds",
         "changes",
         "errors",
+        "expiring",
         "hooks",
         "loading",
         "records",

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from keylatch import changes
 from keylatch.errors import ConfigurationError, KeylatchError, UnavailableError
@@ -31,7 +31,17 @@ _PORTION: Final = 500
 _MOST_KNOWN: Final = 100_000
 
 
-def window(within: timedelta) -> timedelta:
+class Window(NamedTuple):
+    """Which keys are told of: those of these prefixes, so long before their end.
+
+    Others of the same database are another collection's to tell of.
+    """
+
+    within: timedelta
+    prefixes: Sequence[str]
+
+
+def window(within: timedelta, prefixes: Sequence[str]) -> Window:
     """Checks how long before its end a key is told of.
 
     Raises:
@@ -39,7 +49,7 @@ def window(within: timedelta) -> timedelta:
     """
     if not isinstance(within, timedelta) or not _SHORTEST <= within <= _LONGEST:
         raise ConfigurationError("expiring_within must be a timedelta of 1 hour to 366 days")
-    return within
+    return Window(within, prefixes)
 
 
 class Expiring:
@@ -48,7 +58,7 @@ class Expiring:
     Args:
         store: Has the keys.
         now: Tells the time.
-        within: How long before its end a key is told of.
+        window: Which keys are told of.
         room: Waits until there is room to tell of another one.
         tell: Is called with an entry that was written.
         doubt: Is called with one that may have been.
@@ -59,14 +69,14 @@ class Expiring:
         store: Store,
         now: Callable[[], datetime],
         *,
-        within: timedelta,
+        window: Window,
         room: Callable[[], Awaitable[None]],
         tell: Callable[[Sequence[News]], None],
         doubt: Callable[[Sequence[News], Over | None], None],
     ) -> None:
         self._store = store
         self._now = now
-        self._within = within
+        self._window = window
         self._room = room
         self._tell = tell
         self._doubt = doubt
@@ -96,7 +106,10 @@ class Expiring:
         """
         async with self._looking:
             now = self._now()
-            wanted = KeyFilter(now=now, status="active", expiring_before=now + self._within)
+            within, prefixes = self._window
+            wanted = KeyFilter(
+                now=now, status="active", expiring_before=now + within, prefixes=prefixes
+            )
             known: dict[str, datetime | None] = {}
             after: Cursor | None = None
             while portion := await self._store.select(wanted, after=after, limit=_PORTION):
@@ -123,7 +136,7 @@ class Expiring:
         decided: list[News] = []
 
         def decide(record: KeyRecord, told: KeyEvent | None) -> Change:
-            change = changes.expiring(record, told, now=self._now(), within=self._within)
+            change = changes.expiring(record, told, now=self._now(), within=self._window.within)
             decided[:] = [] if change.event is None else [(change.event, change.key)]
             return change
 

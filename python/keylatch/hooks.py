@@ -10,12 +10,12 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Final, TypeVar, cast, get_args, overload
 
 from keylatch.errors import AuthenticationError
-from keylatch.expiring import Expiring
+from keylatch.expiring import Expiring, Window
 from keylatch.frozen import frozen
 from keylatch.gathering import Alike, Gathering
 from keylatch.listeners import PARTING, Listener, is_within_callback
@@ -49,19 +49,17 @@ class Hooks:
     Args:
         store: Tells whether the changes of a host's transaction were committed.
         now: Tells the time.
-        expiring_within: How long before its end a key is told of.
+        expiring: Which keys are told of before they end.
 
     Attributes:
         hears_refusals: Whether a callback is told of refusals.
     """
 
-    def __init__(
-        self, store: Store, now: Callable[[], datetime], *, expiring_within: timedelta
-    ) -> None:
+    def __init__(self, store: Store, now: Callable[[], datetime], *, expiring: Window) -> None:
         self.hears_refusals: bool = False
         self._store = store
         self._now = now
-        self._expiring_within = expiring_within
+        self._window = expiring
         self._listeners: list[Listener] = []
         self._reset()
 
@@ -80,7 +78,7 @@ class Hooks:
         self._expiring = Expiring(
             self._store,
             self._now,
-            within=self._expiring_within,
+            window=self._window,
             room=self._room,
             tell=self._hand_out,
             doubt=self.doubt,

@@ -86,8 +86,8 @@ class APIKeys(EventCallbacks, TokenIdentification):
         allow_missing_secrets: Whether it starts although living keys need server secrets that are
             not in the ring, and are answered with 503. Then it does not look, either: to look
             takes a reading of all keys at every start, at most until the store's deadline.
-        expiring_within: How long before its end a key is told of to callbacks that ask for
-            ``expiring``, an hour to 366 days. It is looked for every minute.
+        expiring_within: How long before its end a key of the collection's prefixes is told of to
+            callbacks that ask for ``expiring``, an hour to 366 days. It is looked for every minute.
 
     Raises:
         ConfigurationError: The secret or the database cannot be used, or a number is outside its
@@ -127,7 +127,7 @@ class APIKeys(EventCallbacks, TokenIdentification):
                 _store(database),
                 _ring(secret),
                 clock or _system_clock,
-                expiring_within=window(expiring_within),
+                expiring=window(expiring_within, self._prefixes + ("",) * imported_tokens),
             )
         finally:
             # A traceback with locals must show neither; a URL may hold a password.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from keylatch import bounds, changes, loading
 from keylatch._native import Hasher, SecretRing, Token
 from keylatch.errors import KeyRequestError, UnavailableError
+from keylatch.expiring import Window
 from keylatch.hooks import Hooks
 from keylatch.records import APIKey, Change, KeyEvent, KeyRecord, KeyRequest, NewKey
 from keylatch.settling import News
@@ -78,10 +79,10 @@ class KeyMaking:
         ring: SecretRing,
         clock: Callable[[], datetime],
         *,
-        expiring_within: timedelta,
+        expiring: Window,
     ) -> None:
         self._store = store
-        self._hooks = Hooks(store, self._now, expiring_within=expiring_within)
+        self._hooks = Hooks(store, self._now, expiring=expiring)
         self._ring = ring
         self._hasher = Hasher(ring)
         self._clock = clock
