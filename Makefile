@@ -14,7 +14,7 @@ PYRIGHT := PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/python -m pyright --pythonpat
 # cargo and maturin take the `python3` that they find: the environment's, which is new enough.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test check fmt lint rust-test python-test docs docs-cli docs-terminal stubs soak fuzz fuzz-briefly bench bench-timing bench-million bench-bulk bench-scan clean
+.PHONY: help demo test check fmt lint rust-test python-test test-drivers docs docs-cli docs-terminal stubs soak fuzz fuzz-briefly bench bench-timing bench-million bench-bulk bench-scan clean
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 15
@@ -25,7 +25,8 @@ demo: $(VENV)/.wheel ## Starts a protected FastAPI app on SQLite and prints curl
 
 test: rust-test python-test ## Runs all tests.
 
-check: lint docs test fuzz-briefly ## Exactly what CI runs.
+# The tests build the documentation, as `make docs` does.
+check: lint test fuzz-briefly ## Exactly what CI runs.
 
 rust-test: $(VENV)/.pip
 	cargo test --locked --quiet
@@ -34,6 +35,9 @@ rust-test: $(VENV)/.pip
 python-test: $(VENV)/.wheel $(VENV)/.dev
 	$(BIN)/python -m pytest
 	$(BIN)/python tests/other_pythons.py $(WHEELS)
+
+test-drivers: $(VENV)/.wheel $(VENV)/.dev ## Runs each test of a database with every driver, those included that are alike: half an hour.
+	KEYLATCH_TEST_DRIVERS=all $(BIN)/python -m pytest
 
 lint: $(VENV)/.wheel $(VENV)/.dev ## Formatting, lints, types and stubs.
 	cargo fmt --check

@@ -30,6 +30,36 @@ settings.register_profile("local", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+# These two drivers, and the memory, go through what the others go through, but for a thread or
+# none: a file that is about drivers, and `make test-drivers`, try all of them.
+_SELDOM = ("sqlite-sync", "postgres-sync", "mariadb-async")
+_ABOUT_DRIVERS = {
+    "test_bulk.py",
+    "test_drivers.py",
+    "test_host_connections.py",
+    "test_host_sessions.py",
+    "test_isolation.py",
+    "test_keys.py",
+    "test_schema.py",
+    "test_transactions.py",
+}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves half of the drivers to the files that are about them, or the suite takes too long."""
+    if os.environ.get("KEYLATCH_TEST_DRIVERS") or any("::" in argument for argument in config.args):
+        return
+    seldom = [
+        item
+        for item in items
+        if item.path.name not in _ABOUT_DRIVERS
+        and any(engine in item.name.partition("[")[2] for engine in _SELDOM)
+    ]
+    config.hook.pytest_deselected(items=seldom)
+    left_out = set(seldom)
+    items[:] = [item for item in items if item not in left_out]
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Names the servers, and the browser, that tests had to do without."""
     databases.summarise(terminalreporter)

