@@ -14,7 +14,7 @@ PYRIGHT := PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/python -m pyright --pythonpat
 # cargo and maturin take the `python3` that they find: the environment's, which is new enough.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test check fmt lint rust-test python-test test-drivers docs docs-cli docs-terminal stubs soak fuzz fuzz-briefly bench bench-timing bench-million bench-bulk bench-scan clean
+.PHONY: help demo test check fmt lint rust-test rust-built python-test test-drivers docs docs-cli docs-terminal stubs soak fuzz fuzz-briefly bench bench-timing bench-million bench-bulk bench-scan clean
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 15
@@ -27,6 +27,11 @@ test: rust-test python-test ## Runs all tests.
 
 # The tests build the documentation, as `make docs` does.
 check: lint test fuzz-briefly ## Exactly what CI runs.
+
+# What the Rust tests run, so that it can be compiled beside something else.
+rust-built: $(VENV)/.pip
+	cargo test --locked --quiet --no-run
+	cargo test --locked --quiet --no-run --features shuttle
 
 rust-test: $(VENV)/.pip
 	cargo test --locked --quiet
