@@ -45,8 +45,30 @@ _ABOUT_DRIVERS = {
 }
 
 
+# What takes a minute or so, and would be waited for at the end: a file is one process's work.
+_LONG = [
+    "test_site_snippets.py",
+    "test_site.py",
+    "test_benches.py",
+    "test_model.py",
+    "test_example_article.py",
+    "test_workers.py",
+    "test_newcomer.py",
+    "test_db.py",
+    "test_host_alembic.py",
+    "test_failures.py",
+    "test_commands.py",
+    "test_docs.py",
+    "test_rotating_workers.py",
+    "test_lifecycle.py",
+    "test_bench_scan.py",
+]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves half of the drivers to the files that are about them, or the suite takes too long."""
+    """Begins with what takes longest, and leaves half of the drivers to files about them."""
+    place = {name: number for number, name in enumerate(_LONG)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))  # others keep their order
     if os.environ.get("KEYLATCH_TEST_DRIVERS") or any("::" in argument for argument in config.args):
         return
     seldom = [

@@ -1,6 +1,7 @@
-"""Runs the tests against the same wheel on every other Python that is installed here.
+"""Runs tests against the same wheel on every other Python that is installed here.
 
-On a free-threaded Python, which needs a wheel of its own, runs those of the native core.
+On the latest one runs those that lean on the interpreter, on others those of the native core. On a
+free-threaded Python, which needs a wheel of its own, runs those of the native core.
 Usage: other_pythons.py DIRECTORY-OF-THE-WHEEL. Looks for the interpreters on PATH and under
 pyenv; names those that it did not find.
 """
@@ -41,6 +42,8 @@ CHOSEN = [
     "tests/test_testing.py",
     "tests/test_usage.py",
 ]
+# What the native core's tests need.
+NATIVE = ["pytest", "pytest-xdist", "hypothesis", "argon2-cffi"]
 VERSION = "import sys; print('%d.%d' % sys.version_info[:2] + sys.abiflags.replace('d', ''))"
 
 
@@ -79,6 +82,13 @@ def run(version: str, interpreter: str, wheel: Path) -> None:
     subprocess.run([python, "-m", "pytest", "-q", *CHOSEN, *chosen], check=True, cwd=ROOT)
 
 
+def run_native(python: Path, environment: dict[str, str] | None = None) -> None:
+    """Runs the native core's tests, which need nothing of conftest.py and of its packages."""
+    pytest = [python, "-m", "pytest", "-q", "--noconftest", "--hypothesis-profile=ci"]
+    tests = sorted(ROOT.glob("tests/test_native_*.py"))
+    subprocess.run([*pytest, *tests], check=True, cwd=ROOT, env=environment)
+
+
 def run_free_threaded(version: str, interpreter: str) -> None:
     """Builds a wheel for that Python only, and runs the native core's tests without the GIL."""
     wheels = TARGET / "wheels-t"
@@ -88,17 +98,11 @@ def run_free_threaded(version: str, interpreter: str) -> None:
     build += ["--target-dir", str(TARGET / "free-threaded"), "--out", str(wheels)]
     subprocess.run([*build, "--interpreter", interpreter], check=True, cwd=ROOT)
     (wheel,) = wheels.glob("*.whl")
-    python = install(
-        version, interpreter, wheel, "pytest", "pytest-xdist", "hypothesis", "argon2-cffi"
-    )
+    python = install(version, interpreter, wheel, *NATIVE)
     # On its own, and past PYTHON_GIL: a module that needs the GIL turns it on when imported.
     probe = "import sys, keylatch._native; sys.exit(sys._is_gil_enabled())"
     subprocess.run([python, "-I", "-W", "error", "-c", probe], check=True)
-    # These tests need nothing of conftest.py, which brings along what databases need.
-    pytest = [python, "-m", "pytest", "-q", "--noconftest", "--hypothesis-profile=ci"]
-    tests = sorted(ROOT.glob("tests/test_native_*.py"))
-    without_gil = os.environ | {"PYTHON_GIL": "0"}
-    subprocess.run([*pytest, *tests], check=True, cwd=ROOT, env=without_gil)
+    run_native(python, os.environ | {"PYTHON_GIL": "0"})
 
 
 def main() -> None:
@@ -116,9 +120,12 @@ def main() -> None:
             if version in FREE_THREADED:
                 print(f"The native core on free-threaded Python {version}:", flush=True)
                 run_free_threaded(version, interpreter)
-            else:
+            elif version == SUPPORTED[-1]:
                 print(f"The same wheel on Python {version}:", flush=True)
                 run(version, interpreter, wheel)
+            else:
+                print(f"The same native core on Python {version}:", flush=True)
+                run_native(install(version, interpreter, wheel, *NATIVE))
         except subprocess.CalledProcessError as error:
             sys.exit(f"The tests fail on Python {version} (status {error.returncode}).")
     if missing:

@@ -36,7 +36,7 @@ from keylatch.records import APIKey, KeyEvent, NewKey
 from keylatch.sqlalchemy import SQLAlchemyStore, metadata
 from keylatch.store import Store
 
-EXAMPLES = 8 * (75 if os.environ.get("KEYLATCH_SOAK") else 1)
+EXAMPLES = 4 * (150 if os.environ.get("KEYLATCH_SOAK") else 1)
 examples = settings(
     max_examples=EXAMPLES,
     suppress_health_check=[HealthCheck.too_slow],

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 
 import browsers
@@ -143,22 +144,21 @@ def test_the_metrics_are_all_there():
     assert {*rows.values()} | {"keylatch_refusals_total"} == names
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-def test_no_page_is_cut_off(site, window, width):
+def test_no_page_is_cut_off(site, window):
     """On a desktop and a telephone, by day and night, and the console has no complaint."""
     pages = sorted(path.parent.relative_to(SITE) for path in SITE.rglob("index.html"))
     assert len(pages) > 10
     said: list[str] = []
     with closing(window()) as page:
-        page.set_viewport_size({"width": WIDTHS[width], "height": 900})
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         for path in pages:
             page.goto(f"{site}/{path}/", wait_until="load")
             name = str(path).replace("/", "-").replace(".", "start")
-            for scheme in ("light", "dark"):
+            for scheme, (width, pixels) in product(("light", "dark"), WIDTHS.items()):
+                page.set_viewport_size({"width": pixels, "height": 900})
                 page.emulate_media(color_scheme=scheme)
                 page.wait_for_function(LOOKS, arg=scheme)
-                assert page.evaluate(CUT_OFF) == [], path
+                assert page.evaluate(CUT_OFF) == [], (path, width, scheme)
                 browsers.keep(page, f"site-{name}-{width}-{scheme}")
     assert said == []
