@@ -43,6 +43,7 @@ python-test: $(VENV)/.wheel $(VENV)/.dev
 
 test-drivers: $(VENV)/.wheel $(VENV)/.dev ## Runs each test of a database with every driver, those included that are alike: half an hour.
 	KEYLATCH_TEST_DRIVERS=all $(BIN)/python -m pytest
+	KEYLATCH_TEST_DRIVERS=all $(BIN)/python tests/other_pythons.py $(WHEELS)
 
 lint: $(VENV)/.wheel $(VENV)/.dev ## Formatting, lints, types and stubs.
 	cargo fmt --check

@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import zlib
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -30,9 +31,10 @@ settings.register_profile("local", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
-# These two drivers, and the memory, go through what the others go through, but for a thread or
-# none: a file that is about drivers, and `make test-drivers`, try all of them.
+# These drivers go through what the others go through, but for a thread or none.
 _SELDOM = ("sqlite-sync", "postgres-sync", "mariadb-async")
+_SERVERS = ("postgres-async", "mariadb-sync")
+# What tries all of them, as `make test-drivers` does with every file.
 _ABOUT_DRIVERS = {
     "test_bulk.py",
     "test_drivers.py",
@@ -66,20 +68,40 @@ _LONG = [
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begins with what takes longest, and leaves half of the drivers to files about them."""
+    """Begins with what takes longest, and runs most tests on SQLite and one server."""
     place = {name: number for number, name in enumerate(_LONG)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))  # others keep their order
     if os.environ.get("KEYLATCH_TEST_DRIVERS") or any("::" in argument for argument in config.args):
         return
-    seldom = [
-        item
-        for item in items
-        if item.path.name not in _ABOUT_DRIVERS
-        and any(engine in item.name.partition("[")[2] for engine in _SELDOM)
-    ]
-    config.hook.pytest_deselected(items=seldom)
-    left_out = set(seldom)
+    engines: dict[str, set[str]] = defaultdict(set)
+    for item in items:
+        engines[_whatever_engine(item)].add(_engine(item))
+    left_out = {item for item in items if _is_left_out(item, engines[_whatever_engine(item)])}
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]
+
+
+def _engine(item: pytest.Item) -> str:
+    parameters = item.name.partition("[")[2]
+    return next((engine for engine in databases.ENGINES if engine in parameters), "")
+
+
+def _whatever_engine(item: pytest.Item) -> str:
+    engine = _engine(item)
+    return item.nodeid.replace(engine, "*") if engine else item.nodeid
+
+
+def _is_left_out(item: pytest.Item, engines: set[str]) -> bool:
+    """Whether a test runs elsewhere: by another driver, or on the other of the two servers."""
+    engine = _engine(item)
+    if not engine or item.path.name in _ABOUT_DRIVERS:
+        return False
+    if engine in _SELDOM:
+        kind = engine.partition("-")[0]
+        return any(other.startswith(kind) for other in engines - {*_SELDOM})
+    if engine in _SERVERS and engines.issuperset(_SERVERS):
+        return engine == _SERVERS[zlib.crc32(_whatever_engine(item).encode()) % 2]
+    return False
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
