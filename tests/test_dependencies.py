@@ -6,7 +6,9 @@ from functools import partial
 from typing import Annotated
 
 import pytest
-from fastapi import Depends, FastAPI, Security
+from fastapi import Depends, FastAPI, HTTPException, Response, Security
+from fastapi.security import SecurityScopes
+from starlette.requests import HTTPConnection
 
 from keylatch import APIKey
 from keylatch.asgi import APIKeyMiddleware
@@ -280,3 +282,38 @@ async def test_an_application_answers_with_problems_if_it_says_so(keys, ask):
     assert set(written) == {"application/problem+json"}
     fields = document["components"]["schemas"]["APIKeyRefusal"]["properties"]
     assert set(fields) == {"type", "title", "status", "detail", "code"}
+
+
+class OnlyAtHome(APIKeyAuth):
+    """What an application may make of the dependency: no key opens anything from elsewhere."""
+
+    async def __call__(
+        self, connection: HTTPConnection, scopes: SecurityScopes, response: Response = None
+    ) -> APIKey:
+        """Looks at the client, and then at the key."""
+        if connection.headers.get("x-place") != "home":
+            raise HTTPException(403, "not from here")
+        return await super().__call__(connection, scopes, response)
+
+
+async def test_what_an_application_adds_to_the_dependency_holds_for_all_that_stand_beside_it(
+    keys, ask
+):
+    """An optional key, that of an owner, and either of two schemes are asked for by it, too."""
+    auth = OnlyAtHome(keys)
+    app = FastAPI()
+
+    def other() -> None:
+        """Another scheme that knows nobody."""
+
+    for path, dependency in {
+        "/": auth,
+        "/optional": auth.optional,
+        "/owner": auth.owner(user),
+        "/either": auth.either(other),
+    }.items():
+        app.get(path, dependencies=[Security(dependency)])(lambda: "in")
+    headers = bearer((await keys.create(name="ci", owner="u1")).token)
+    for path in ("/", "/optional", "/owner", "/either"):
+        assert (await ask(app, headers, path=path)).status == 403
+        assert (await ask(app, [*headers, (b"x-place", b"home")], path=path)).status == 200

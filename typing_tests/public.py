@@ -41,6 +41,7 @@ from keylatch import (
 )
 from keylatch._native import TokenHeaders
 from keylatch.asgi import APIKeyMiddleware, verified_key, verify_again
+from keylatch.door import Door
 from keylatch.either import Undecided
 from keylatch.errors import AuthenticationError, MissingKeyError, UnavailableError
 from keylatch.fastapi import (
@@ -301,6 +302,7 @@ async def fastapi(keys: APIKeys, connection: HTTPConnection, scopes: SecuritySco
     APIKeyAuth(keys, rate_limit=limit_of)
     assert_type(auth.query_of("a token"), dict[str, str])
     assert_type(auth.keys, APIKeys)
+    assert_type(auth.door, Door)
     assert_type(await auth(connection, scopes), APIKey)
     optional = auth.optional
     assert_type(optional, OptionalAPIKey)

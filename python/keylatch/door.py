@@ -4,6 +4,8 @@ Knows the gate and FastAPI's requests and answers.
 """
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from fastapi.security import SecurityScopes
@@ -15,6 +17,9 @@ from keylatch.errors import AuthenticationError, UnavailableError
 from keylatch.gate import ENTRY, Gate
 from keylatch.records import APIKey
 from keylatch.refusals import ClosedError, RefusedError, can_be_answered
+
+# Where a scope has the refusal that no callback is told of.
+_UNTOLD: Final = "keylatch.untold"
 
 
 class Door:
@@ -38,7 +43,6 @@ class Door:
         connection: HTTPConnection,
         scopes: SecurityScopes,
         response: Response | None,
-        untold: type[AuthenticationError] | None = None,
     ) -> APIKey:
         """Verifies the request's key, if nothing in front has done so before.
 
@@ -46,7 +50,6 @@ class Door:
             connection: The request, or the WebSocket.
             scopes: What its route asks for.
             response: Is told of the key's end, if the key is in its grace period.
-            untold: A refusal that is nobody's business.
 
         Raises:
             RefusedError: It may not pass; FastAPI answers with that.
@@ -64,7 +67,7 @@ class Door:
                     sources=gate.sources,
                     scopes=required,
                     query=None if gate.query is None else connection.scope.get("query_string"),
-                    untold=untold,
+                    untold=connection.scope.get(_UNTOLD),
                 )
             if gate.limiter is not None:
                 gate.count(connection.scope, key)
@@ -75,6 +78,29 @@ class Door:
         if key.successor is not None and response is not None:
             response.headers.update(await gate.keys.grace_headers(key))
         return key
+
+    @contextmanager
+    def telling_nobody_of(
+        self, refusal: type[AuthenticationError], connection: HTTPConnection
+    ) -> Iterator[None]:
+        """Has ``ask`` tell no callback of a refusal, with which the request may pass all the same.
+
+        It stands in the scope, so that whatever an application has made of the dependency is asked.
+        """
+        connection.scope[_UNTOLD] = refusal
+        try:
+            yield
+        finally:
+            del connection.scope[_UNTOLD]
+
+    def claims(self, connection: HTTPConnection) -> bool | None:
+        """Whether a request carries a key of ours; None if only the database can tell."""
+        gate = self.gate
+        return gate.keys.claims(
+            connection.scope["headers"],
+            sources=gate.sources,
+            query=None if gate.query is None else connection.scope.get("query_string"),
+        )
 
     async def again(self, connection: HTTPConnection, required: frozenset[str]) -> APIKey:
         """Verifies the key of a request that goes on, as things are now.

@@ -6,6 +6,7 @@ and the rules of a key's life; no callback and no framework.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
@@ -23,8 +24,10 @@ WEEK: Final = timedelta(days=7)
 # Less would be over before anybody does something, and of more there are too many.
 _SHORTEST: Final = timedelta(hours=1)
 _LONGEST: Final = timedelta(days=366)
-# Seconds from one look to the next.
+# Seconds from one look to the next, and how many times as long as it took that is at least: it
+# reads all keys that end soon, in every worker, of which there may be very many.
 _INTERVAL: Final = 60.0
+_REST: Final = 20.0
 # Keys that are read at once.
 _PORTION: Final = 500
 # Keys that are remembered to have been told of; about others the audit trail is asked.
@@ -90,13 +93,14 @@ class Expiring:
     async def run(self) -> None:
         """Looks until it is cancelled."""
         while True:
+            began = time.monotonic()
             try:
                 await self.look()
             except KeylatchError:
                 pass  # the store has said why in the log
             except Exception:
                 logger.exception("keys that end soon were not looked for, and will be")
-            await asyncio.sleep(_INTERVAL)
+            await asyncio.sleep(max(_INTERVAL, _REST * (time.monotonic() - began)))
 
     async def look(self) -> None:
         """Tells of the keys that end soon, those that end soonest first.

@@ -42,7 +42,7 @@ from keylatch.refusals import (
     problem_handler,
     unavailable_error_handler,
 )
-from keylatch.variants import CarriedAPIKey, OptionalAPIKey
+from keylatch.variants import Beside, CarriedAPIKey, OptionalAPIKey
 
 if TYPE_CHECKING:
     from fastapi.openapi.models import SecurityBase as Scheme
@@ -110,6 +110,9 @@ class APIKeyAuth(SecurityBase):
 
     Raises:
         ConfigurationError: Nothing may carry the token, or a name is not one, or the limit is none.
+
+    Attributes:
+        door: Where requests are let in; what stands beside the dependency asks there, too.
     """
 
     def __init__(
@@ -140,7 +143,7 @@ class APIKeyAuth(SecurityBase):
             bearer=bearer, headers=gate.headers, cookie=cookie, query=query
         )
         self._other_schemes = schemes.named(scheme_name, others)
-        self._door = Door(gate)
+        self.door: Door = Door(gate)
         self._documented: WeakSet[FastAPI] = WeakSet()
         keys.on_startup(self._document)
 
@@ -152,7 +155,7 @@ class APIKeyAuth(SecurityBase):
 
         It has the same limit, and has counted nothing.
         """
-        gate = self._door.gate
+        gate = self.door.gate
         other = APIKeyAuth(
             keys,
             bearer=self._bearer,
@@ -163,7 +166,7 @@ class APIKeyAuth(SecurityBase):
             scheme_name=self.scheme_name,
             rate_limit=None if gate.limiter is None else gate.limiter.rule,
         )
-        other._door = Door(other._door.gate, self._door.stands_for)
+        other.door = Door(other.door.gate, self.door.stands_for)
         return other
 
     def headers_of(self, token: str) -> dict[str, str]:
@@ -171,7 +174,7 @@ class APIKeyAuth(SecurityBase):
 
         Empty if none can: see :meth:`query_of`.
         """
-        gate = self._door.gate
+        gate = self.door.gate
         if self._bearer:
             return {"Authorization": f"Bearer {token}"}
         if gate.headers:
@@ -180,13 +183,13 @@ class APIKeyAuth(SecurityBase):
 
     def query_of(self, token: str) -> dict[str, str]:
         """The query parameter that carries a token, without escapes, if no header can."""
-        query = self._door.gate.query
+        query = self.door.gate.query
         return {} if query is None or self.headers_of(token) else {query: token}
 
     @property
     def keys(self) -> APIKeys:
         """The collection that the keys belong to."""
-        return self._door.gate.keys
+        return self.door.gate.keys
 
     async def __call__(
         self,
@@ -200,7 +203,7 @@ class APIKeyAuth(SecurityBase):
             RefusedError: It may not pass; FastAPI answers with that.
             ClosedError: The same for a WebSocket that cannot be answered; FastAPI closes it.
         """
-        return await self._door.ask(connection, scopes, response)
+        return await self.door.ask(connection, scopes, response)
 
     async def again(self, connection: HTTPConnection, *, scopes: Iterable[str] = ()) -> APIKey:
         """Verifies the key of a request that goes on, as things are now.
@@ -227,7 +230,7 @@ class APIKeyAuth(SecurityBase):
         overrides = getattr(connection.scope.get("app"), "dependency_overrides", None) or {}
         stand_in = overrides.get(self)
         asked = stand_in if isinstance(stand_in, APIKeyAuth) else self
-        return await asked._door.again(connection, required)  # noqa: SLF001
+        return await asked.door.again(connection, required)
 
     def while_valid(
         self,
@@ -276,7 +279,7 @@ class APIKeyAuth(SecurityBase):
         ``Annotated[APIKey | None, Security(auth.optional)]``. A key that may not pass is refused
         all the same. A request without one counts as ``missing_key`` in ``keys.health()``.
         """
-        return OptionalAPIKey(self, self._door)
+        return OptionalAPIKey(self)
 
     @overload
     def owner(
@@ -308,14 +311,14 @@ class APIKeyAuth(SecurityBase):
         """
 
         def nobody(connection: HTTPConnection) -> Exception:
-            return self._door.refused(connection, InvalidKeyError())
+            return self.door.refused(connection, InvalidKeyError())
 
         return owners.dependency(load, Annotated[APIKey, Security(self)], refuse=nobody)
 
     @property
     def carried(self) -> CarriedAPIKey:
         """What :meth:`either` asks for the key, for a test that puts another in its place."""
-        return CarriedAPIKey(self, self._door)
+        return CarriedAPIKey(self)
 
     @overload
     def either(
@@ -382,7 +385,7 @@ class APIKeyAuth(SecurityBase):
                 written,
                 scheme_name=self.scheme_name,
                 others=self._other_schemes,
-                limited=set() if self._door.gate.limiter is None else self._operations(app),
+                limited=set() if self.door.gate.limiter is None else self._operations(app),
                 media_type=(
                     challenges.PROBLEM_JSON if handler is problem_handler else challenges.JSON
                 ),
@@ -403,8 +406,7 @@ class APIKeyAuth(SecurityBase):
         if self not in found:
             return
         for each in found:
-            alike = each._door.gate.like(self._door.gate)  # noqa: SLF001
-            if each.scheme_name == self.scheme_name and not alike:
+            if each.scheme_name == self.scheme_name and not each.door.gate.like(self.door.gate):
                 raise ConfigurationError(
                     f"two APIKeyAuth of different keys or sources are both {self.scheme_name!r} in "
                     "one OpenAPI document: give one of them a scheme_name of its own, such as "
@@ -413,13 +415,13 @@ class APIKeyAuth(SecurityBase):
 
     def refusal(self, error: AuthenticationError | UnavailableError) -> RefusedError:
         """The answer to a request that may not pass, with the headers that belong to it."""
-        return self._door.refusal(error)
+        return self.door.refusal(error)
 
 
 def _auth_of(dependency: object) -> APIKeyAuth | None:
     """Which dependency of ours another one belongs to."""
     dependency = either.stands_for(dependency)
-    if isinstance(dependency, OptionalAPIKey | CarriedAPIKey):
+    if isinstance(dependency, Beside):
         dependency = dependency.auth
     return dependency if isinstance(dependency, APIKeyAuth) else None
 

@@ -87,7 +87,8 @@ class APIKeys(EventCallbacks, TokenIdentification):
             not in the ring, and are answered with 503. Then it does not look, either: to look
             takes a reading of all keys at every start, at most until the store's deadline.
         expiring_within: How long before its end a key of the collection's prefixes is told of to
-            callbacks that ask for ``expiring``, an hour to 366 days. It is looked for every minute.
+            callbacks that ask for ``expiring``, an hour to 366 days. It is looked for every minute,
+            or less often if a look takes over three seconds.
 
     Raises:
         ConfigurationError: The secret or the database cannot be used, or a number is outside its

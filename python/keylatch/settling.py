@@ -55,7 +55,8 @@ class Settling:
         tell: Is called with what turns out to have happened.
 
     Attributes:
-        dropped: Entries that will not be told of, since too many were held back.
+        dropped: Entries that will not be told of, whether they are there or not, since too many
+            were held back.
     """
 
     def __init__(self, store: Store, tell: Callable[[Sequence[News]], None]) -> None:
@@ -88,7 +89,9 @@ class Settling:
             self.dropped += len(news)
             return
         if over is None and sum(change.until > 0 for change in self._held) >= _MOST_DOUBTFUL:
-            return  # to look for all of them would be a burden when the database comes back
+            # To look for all of them would be a burden when the database comes back.
+            self.dropped += len(news)
+            return
         self._count += len(news)
         until = time.monotonic() + _DOUBT if over is None else 0
         self._held.append(_Change(news, over or _always, until))

@@ -4,7 +4,7 @@ Know a door and FastAPI. (No postponed annotations here: FastAPI reads them.)
 """
 
 import functools
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
@@ -21,27 +21,57 @@ if TYPE_CHECKING:
     from fastapi.openapi.models import SecurityBase as Scheme
 
 
-class OptionalAPIKey(SecurityBase):
-    """A dependency that asks for a key if there is one: ``auth.optional``.
+class Asks(Protocol):
+    """An APIKeyAuth, or what an application has made of it.
 
-    Args:
-        auth: What asks for it.
-        door: The door of ``auth``.
+    Attributes:
+        door: Where requests are let in.
+        model: The scheme that it is.
+        scheme_name: What that is called.
     """
 
-    def __init__(self, auth: SecurityBase, door: Door) -> None:
+    door: Door
+    model: "Scheme"
+    scheme_name: str
+
+    async def __call__(
+        self, connection: HTTPConnection, scopes: SecurityScopes, response: Response = ...
+    ) -> APIKey:
+        """Verifies the request's key."""
+
+
+class Beside(SecurityBase):
+    """A dependency that asks another one for the key.
+
+    Args:
+        auth: The other one.
+
+    Attributes:
+        auth: The other one.
+        model: The scheme that it is.
+        scheme_name: What that is called.
+    """
+
+    def __init__(self, auth: Asks) -> None:
+        self.auth: Final[Asks] = auth
         self.model: Scheme = auth.model
-        self.scheme_name: str = auth.scheme_name + openapi.OPTIONAL
-        self.auth: Final[SecurityBase] = auth
-        self._door = door
+        self.scheme_name: str = auth.scheme_name
 
     def __eq__(self, other: object) -> bool:
         """Whether it asks the same: FastAPI asks once for both then."""
-        return isinstance(other, OptionalAPIKey) and self.auth is other.auth
+        return type(self) is type(other) and self.auth is getattr(other, "auth", None)
 
     def __hash__(self) -> int:
         """As equality has it."""
-        return hash((OptionalAPIKey, id(self.auth)))
+        return hash((type(self), id(self.auth)))
+
+
+class OptionalAPIKey(Beside):
+    """A dependency that asks for a key if there is one: ``auth.optional``."""
+
+    def __init__(self, auth: Asks) -> None:
+        super().__init__(auth)
+        self.scheme_name: str = auth.scheme_name + openapi.OPTIONAL
 
     def __repr__(self) -> str:
         return f"{self.auth!r}.optional"
@@ -50,42 +80,25 @@ class OptionalAPIKey(SecurityBase):
         self,
         connection: HTTPConnection,
         scopes: SecurityScopes,
-        response: Response = None,  # type: ignore[assignment] # as above
+        response: Response = None,  # type: ignore[assignment] # FastAPI has no other way to say it
     ) -> APIKey | None:
         """Verifies the request's key, if it carries one.
 
         Raises:
             RefusedError: It may not pass; FastAPI answers with that.
         """
+        door = self.auth.door
         try:
-            return await self._door.ask(connection, scopes, response, MissingKeyError)
+            with door.telling_nobody_of(MissingKeyError, connection):
+                return await self.auth(connection, scopes, response)
         except (RefusedError, ClosedError) as refused:
             if not isinstance(refused.error, MissingKeyError):
                 raise
         return None
 
 
-class CarriedAPIKey(SecurityBase):
-    """A dependency that takes a request's key, if it carries one of ours: ``auth.carried``.
-
-    Args:
-        auth: What asks for it.
-        door: The door of ``auth``.
-    """
-
-    def __init__(self, auth: SecurityBase, door: Door) -> None:
-        self.model: Scheme = auth.model
-        self.scheme_name: str = auth.scheme_name
-        self.auth: Final[SecurityBase] = auth
-        self._door = door
-
-    def __eq__(self, other: object) -> bool:
-        """Whether it asks the same: FastAPI asks once for both then."""
-        return isinstance(other, CarriedAPIKey) and self.auth is other.auth
-
-    def __hash__(self) -> int:
-        """As equality has it."""
-        return hash((CarriedAPIKey, id(self.auth)))
+class CarriedAPIKey(Beside):
+    """A dependency that takes a request's key, if it carries one of ours: ``auth.carried``."""
 
     def __repr__(self) -> str:
         return f"{self.auth!r}.carried"
@@ -93,7 +106,7 @@ class CarriedAPIKey(SecurityBase):
     @property
     def mark(self) -> object:
         """What stands for it in the scope of a request, whatever a test has put in its place."""
-        return self._door.stands_for
+        return self.auth.door.stands_for
 
     async def __call__(
         self,
@@ -106,22 +119,19 @@ class CarriedAPIKey(SecurityBase):
         Raises:
             RefusedError: It may not pass; FastAPI answers with that.
         """
-        door, gate = self._door, self._door.gate
-        claimed = gate.keys.claims(
-            connection.scope["headers"],
-            sources=gate.sources,
-            query=None if gate.query is None else connection.scope.get("query_string"),
-        )
+        auth, door = self.auth, self.auth.door
+        claimed = door.claims(connection)
         key: APIKey | None = None
-        if claimed is not False:
+        if claimed:
+            key = await auth(connection, scopes, response)
+        elif claimed is None:  # it may be an imported one
             try:
-                untold = None if claimed else InvalidKeyError
-                key = await door.ask(connection, scopes, response, untold)
+                with door.telling_nobody_of(InvalidKeyError, connection):
+                    key = await auth(connection, scopes, response)
             except (RefusedError, ClosedError) as refused:
-                # No imported one either.
-                if claimed or not isinstance(refused.error, InvalidKeyError):
+                if not isinstance(refused.error, InvalidKeyError):
                     raise
         either.decide(connection.scope, self.mark, by_key=key is not None)
         if key is None:
-            return either.Undecided(functools.partial(door.ask, connection, scopes, response))
+            return either.Undecided(functools.partial(auth, connection, scopes, response))
         return key
