@@ -532,7 +532,7 @@ class TestRefusals:
 
     async def test_two_credentials_are_told_of(self, keys, told):
         """By whoever uses the collection without a framework, too."""
-        sources = APIKeyAuth(keys)._door.gate.sources
+        sources = APIKeyAuth(keys).door.gate.sources
         with pytest.raises(AmbiguousCredentialsError):
             await keys.authenticate([(b"x-api-key", b"a")] * 2, sources=sources)
         await keys.flush()

@@ -98,7 +98,7 @@ def limited(keys: APIKeys, **options: Any) -> FastAPI:
 
 def counters(auth: APIKeyAuth) -> int:
     """Of how many keys something is counted."""
-    limiter = auth._door.gate.limiter
+    limiter = auth.door.gate.limiter
     assert limiter is not None
     return len(limiter._native)
 
