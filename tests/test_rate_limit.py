@@ -4,8 +4,9 @@ import asyncio
 import json
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Annotated, Any
 
 import pytest
@@ -325,12 +326,27 @@ def test_what_is_no_limit_is_refused_at_the_start(rule, secret):
         APIKeyMiddleware(FastAPI(), keys, rate_limit=rule)
 
 
-def test_a_rule_that_would_be_awaited_is_refused_at_the_start(secret):
-    """Nobody would await it."""
+class Awaited:
+    """A rule that is an object, and would have to be awaited."""
 
-    async def rule(key: APIKey) -> RateLimit:
+    async def __call__(self, key: APIKey) -> RateLimit:
+        """Tells the limit."""
         return THREE
 
+
+async def awaited(key: APIKey) -> RateLimit:
+    """Tells the limit."""
+    return THREE
+
+
+def generated(key: APIKey) -> Iterator[RateLimit]:
+    """Tells the limit, to whoever goes through it."""
+    yield THREE
+
+
+@pytest.mark.parametrize("rule", [awaited, Awaited(), generated, partial(awaited)])
+def test_a_rule_that_returns_no_limit_of_itself_is_refused_at_the_start(secret, rule):
+    """Nobody would await it, or go through it: every request would fail."""
     keys = APIKeys(MemoryStore(), prefix="acme", secret=secret)
     with pytest.raises(ConfigurationError, match="not async"):
         APIKeyAuth(keys, rate_limit=rule)

@@ -10,7 +10,9 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
 
 MAX_TEXT: Final = 255
 MAX_SCOPES: Final = 64
@@ -47,15 +49,20 @@ def optional_text(value: str | None, what: str) -> str | None:
     return None if value is None else text(value, what)
 
 
+def names(values: Iterable[T], what: str, *, such_as: str) -> frozenset[T]:
+    """Checks that names are given as a list, or another collection: not as one string."""
+    if isinstance(values, str | bytes):
+        raise TypeError(f'{what} must be a list of names, such as ["{such_as}"], not one string')
+    try:
+        return frozenset(values)
+    except TypeError:
+        raise TypeError(f'{what} must be a list of names, such as ["{such_as}"]') from None
+
+
 def scopes(values: Iterable[str]) -> frozenset[str]:
     """Checks scope names: at most 64, each ``[A-Za-z0-9][A-Za-z0-9:._/-]{0,63}``."""
-    if isinstance(values, str | bytes):
-        raise TypeError('scopes must be a list of names, such as ["items:read"], not one string')
-    try:
-        names = frozenset(values)
-    except TypeError:
-        raise TypeError('scopes must be a list of names, such as ["items:read"]') from None
-    for name in names:
+    wanted = names(values, "scopes", such_as="items:read")
+    for name in wanted:
         if not isinstance(name, str):
             raise TypeError(f"a scope must be a str, not {type(name).__name__}")
         if not SCOPE.fullmatch(name):
@@ -63,9 +70,9 @@ def scopes(values: Iterable[str]) -> frozenset[str]:
                 "a scope is 1 to 64 characters, begins with a letter or digit, and goes on with "
                 "letters, digits and : . _ / - (such as items:read)"
             )
-    if len(names) > MAX_SCOPES:
-        raise ValueError(f"a key has at most {MAX_SCOPES} scopes, not {len(names)}")
-    return names
+    if len(wanted) > MAX_SCOPES:
+        raise ValueError(f"a key has at most {MAX_SCOPES} scopes, not {len(wanted)}")
+    return wanted
 
 
 def metadata(value: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from fastapi.dependencies.utils import get_typed_signature
 from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
+from keylatch.callables import is_async, yields, yields_async
 from keylatch.errors import ConfigurationError
 from keylatch.records import APIKey
 
@@ -103,7 +104,7 @@ class _Choice:
         # FastAPI does not find what stands beside a key under the name that a test overrides.
         overrides = getattr(connection.scope.get("app"), "dependency_overrides", None) or {}
         call: Callable[..., Any] = overrides.get(self._call, self._call)
-        if call is not self._call and (get_typed_signature(call).parameters or _generates(call)):
+        if call is not self._call and (get_typed_signature(call).parameters or yields(call)):
             raise ConfigurationError(
                 "beside a key, a dependency is overridden by a function without parameters that "
                 "returns: take another one for what auth.either() has made instead"
@@ -164,7 +165,7 @@ class _BesideGenerator(_Beside):
                 yield None if call is None else await _give(call)
                 return
             entered: AbstractAsyncContextManager[Any]
-            if _is(inspect.isasyncgenfunction, call):
+            if yields_async(call):
                 entered = asynccontextmanager(call)(**values)
             else:
                 entered = contextmanager_in_threadpool(contextmanager(call)(**values))
@@ -193,7 +194,7 @@ def stands_for(dependency: Any) -> Any:
 def _beside(call: Any, mark: object) -> _Beside:
     if isinstance(call, SecurityBase):
         return _BesideScheme(call, mark)
-    return (_BesideGenerator if _generates(call) else _Beside)(call, mark)
+    return (_BesideGenerator if yields(call) else _Beside)(call, mark)
 
 
 def _guarded(parameter: inspect.Parameter, mark: object) -> inspect.Parameter:
@@ -226,21 +227,12 @@ def _depends(parameter: inspect.Parameter) -> tuple[Any, Any]:
 
 async def _give(call: Callable[..., Any], /, **values: Any) -> Any:
     try:
-        if _is(inspect.iscoroutinefunction, call):
+        if is_async(call):
             return await call(**values)
         found = await run_in_threadpool(call, **values)
         return await found if inspect.isawaitable(found) else found
     finally:
         del values
-
-
-def _generates(call: Any) -> bool:
-    return _is(inspect.isgeneratorfunction, call) or _is(inspect.isasyncgenfunction, call)
-
-
-def _is(kind: Callable[[Any], bool], call: Any) -> bool:
-    """Whether a function, or an object that is called, is of a kind."""
-    return kind(call) or (not inspect.isclass(call) and kind(getattr(call, "__call__", None)))  # noqa: B004
 
 
 def _parameter(name: str, default: Any) -> inspect.Parameter:

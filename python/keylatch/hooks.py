@@ -4,7 +4,6 @@ Knows records and the store; no framework and no database.
 """
 
 import asyncio
-import inspect
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +13,8 @@ from datetime import datetime
 from functools import partial
 from typing import Final, TypeVar, cast, get_args, overload
 
+from keylatch import bounds
+from keylatch.callables import yields
 from keylatch.errors import AuthenticationError
 from keylatch.expiring import Expiring, Window
 from keylatch.frozen import frozen
@@ -332,26 +333,17 @@ class EventCallbacks:
     def _listened(self, callback: C, actions: frozenset[Action]) -> C:
         if not callable(callback):
             raise TypeError(f"a callback must be callable, not {type(callback).__name__}")
-        if _generates(callback) or _generates(getattr(callback, "__call__", None)):  # noqa: B004
+        if yields(callback):
             raise TypeError("a callback must not yield: nothing of it would ever run")
         self._hooks.add(callback, actions)
         return callback
 
 
 def _actions(values: Iterable[Action]) -> frozenset[Action]:
-    if isinstance(values, str | bytes):
-        raise TypeError('actions must be a list of names, such as ["revoked"], not one string')
-    try:
-        names = frozenset(values)
-    except TypeError:
-        raise TypeError('actions must be a list of names, such as ["revoked"]') from None
+    names = bounds.names(values, "actions", such_as="revoked")
     if not names or not names <= set(ACTIONS):
         raise ValueError("actions must be some of " + ", ".join(ACTIONS))
     return names
-
-
-def _generates(callback: object) -> bool:
-    return inspect.isgeneratorfunction(callback) or inspect.isasyncgenfunction(callback)
 
 
 def _to_be_made(event: KeyEvent, key: APIKey) -> Callable[[], Happening]:

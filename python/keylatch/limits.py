@@ -1,6 +1,5 @@
 """How many requests a key may send, and the counting of them. Knows keys; no framework."""
 
-import inspect
 import os
 import weakref
 from collections.abc import Callable
@@ -9,6 +8,7 @@ from datetime import timedelta
 from typing import Final
 
 from keylatch._native import Limiter as NativeLimiter
+from keylatch.callables import is_async, yields
 from keylatch.errors import ConfigurationError
 from keylatch.records import APIKey
 
@@ -70,7 +70,7 @@ class Limiter:
 
     def __init__(self, rule: RateLimitRule) -> None:
         if not isinstance(rule, RateLimit) and (
-            not callable(rule) or isinstance(rule, type) or inspect.iscoroutinefunction(rule)
+            not callable(rule) or isinstance(rule, type) or is_async(rule) or yields(rule)
         ):
             raise ConfigurationError(
                 "rate_limit is a RateLimit, or a function, not async, that takes an APIKey and "

@@ -14,6 +14,7 @@ from contextvars import ContextVar, copy_context
 from types import TracebackType
 from typing import Final
 
+from keylatch.callables import is_async
 from keylatch.gathering import Alike, Gathering
 from keylatch.records import Action, Happening
 
@@ -65,9 +66,7 @@ class Listener:
         self.failed: int = 0
         self.worker: asyncio.Task[None] | None = None
         self._name = getattr(callback, "__qualname__", type(callback).__qualname__)
-        self._is_async = inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(
-            getattr(callback, "__call__", None)  # noqa: B004 - of an object
-        )
+        self._is_async = is_async(callback)
         self._context = copy_context()
         self._events: deque[Callable[[], Happening]] = deque()
         self._refusals = Gathering()

@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 from fastapi.concurrency import run_in_threadpool
 from fastapi.requests import HTTPConnection
 
+from keylatch.callables import is_async
 from keylatch.records import APIKey
 
 _in_a_thread: Final = cast("Callable[..., Any]", run_in_threadpool)
@@ -33,10 +34,7 @@ def dependency(
     parameters = list(inspect.signature(load, eval_str=True).parameters.values())
     if not parameters or parameters[0].kind not in _POSITIONAL:
         raise TypeError("what loads an owner takes key.owner as its first argument")
-    awaited = inspect.iscoroutinefunction(load) or inspect.iscoroutinefunction(
-        getattr(load, "__call__", None)  # noqa: B004 - an object that is called
-    )
-    call = load if awaited else functools.partial(_in_a_thread, load)
+    call = load if is_async(load) else functools.partial(_in_a_thread, load)
 
     async def owner(
         *, keylatch_key: APIKey, keylatch_connection: HTTPConnection, **others: Any
