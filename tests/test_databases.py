@@ -124,7 +124,7 @@ def test_a_server_that_does_not_answer_is_named_at_the_end(
     tests = f"{__file__}::test_databases_do_not_see_each_other"
     names = [f"{tests}[{kind}-async]", f"{tests}[{kind}-sync]", f"{tests}[sqlite-sync]"]
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *names],
+        [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", *names],
         capture_output=True,
         text=True,
         check=False,
