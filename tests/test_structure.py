@@ -144,7 +144,9 @@ PYTHON_ARROWS = {
     "identifying": {"_native", "errors", "importing", "records"},
     "masking": {"_native"},
     "findings": {"_native", "errors", "records"},
-    "history": {"_native"},
+    "repositories": set(),
+    "git": {"_native", "repositories"},
+    "history": {"_native", "git", "repositories"},
     "sarif": {"findings"},
     "scan_rules": {"_native"},
     "keys": {
@@ -215,7 +217,14 @@ PYTHON_ARROWS = {
     "cli_tokens": {"_native", "errors"},
     "cli_asking": {"cli_tokens"},
     "cli_database": {"errors"},
-    "cli_search": {"_native", "cli_output", "cli_progress", "findings", "history"},
+    "cli_search": {
+        "_native",
+        "cli_output",
+        "cli_progress",
+        "findings",
+        "history",
+        "repositories",
+    },
     "cli_scan": {
         "_native",
         "cli_keys",

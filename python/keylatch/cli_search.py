@@ -3,10 +3,10 @@
 Knows the search and shows how far it is; no keys, and not how findings are written.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from keylatch import history
@@ -14,6 +14,7 @@ from keylatch._native import TokenFinder, mask, scan_files
 from keylatch.cli_output import printable
 from keylatch.cli_progress import reading
 from keylatch.findings import Finding
+from keylatch.repositories import HistoryError, Repository
 
 STANDARD_INPUT: Final = "-"
 _AT_ONCE: Final = 1 << 20
@@ -27,6 +28,7 @@ class Search:
     look_alikes: bool = field(kw_only=True)
     found: list[Finding] = field(default_factory=list)
     unread: list[tuple[str, str]] = field(default_factory=list)
+    paths: Sequence[str] = ()
     repositories: Sequence[str] = ()
     files_read: int = 0
     bytes_read: int = 0
@@ -53,6 +55,7 @@ class Search:
         """Looks at files and directories."""
         if not paths:
             return
+        self.paths = paths
         with reading("reading files") as progress:
             seen = scan_files(
                 list(paths),
@@ -68,28 +71,36 @@ class Search:
         self.bytes_read += seen.bytes
 
     def histories(self) -> None:
-        """Looks at the repositories that were among them, each once."""
-        known: set[str] = set()
+        """Looks at the repositories that were among them, and at each object once."""
+        repositories = []
+        for path in self.repositories:
+            try:
+                repositories.append(Repository.at(path, self.paths))
+            except HistoryError as error:
+                self._leave(path, str(error))
+        own = {repository.stores[0] for repository in repositories}
+        known: set[Path] = set()
         with reading("reading history") as progress:
-            for path in self.repositories:
-                try:
-                    repository = history.Repository.at(path)
-                except history.HistoryError as error:
-                    self._leave(path, str(error))
-                    continue
-                objects = os.path.realpath(repository.directory / "objects")
-                if objects not in known:
-                    known.add(objects)
-                    self._history(repository, progress)
+            for repository in repositories:
+                for trouble in repository.troubles:
+                    self._leave(repository.path, trouble)
+                first, *borrowed = repository.stores
+                stores = [first, *(store for store in borrowed if store not in own)]
+                stores = [store for store in stores if store not in known]
+                known.update(stores)
+                if stores:
+                    self._history(repository, stores, progress)
 
-    def _history(self, repository: history.Repository, progress: history.Progress) -> None:
+    def _history(
+        self, repository: Repository, stores: Sequence[Path], progress: history.Progress
+    ) -> None:
         counts = [0, 0]
 
         def reached(objects: int, size: int) -> None:
             counts[:] = objects, size
             progress(self.objects_read + objects, self.bytes_read + size)
 
-        seen, trouble = history.search(repository, self._finder(), reached)
+        seen, trouble = history.search(repository, stores, self._finder, reached)
         self.objects_read, self.bytes_read = (
             self.objects_read + counts[0],
             self.bytes_read + counts[1],
@@ -108,4 +119,4 @@ class Search:
             self._leave(repository.path, trouble)
 
     def _leave(self, path: str, reason: str) -> None:
-        self.unread.append((printable(mask(path)), reason))
+        self.unread.append((printable(mask(path)), printable(mask(reason))))

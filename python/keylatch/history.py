@@ -1,82 +1,34 @@
 """Finds tokens in the history of git repositories: in every object, whatever still refers to it.
 
-Knows the ``git`` command and the native search; no keys and no output. A repository may be hostile:
-its objects are read under a configuration of our own, since its own could run programs.
+Knows what to ask ``git`` for, and the native search; no keys and no output.
 """
 
 import os
-import re
 import shutil
-import subprocess
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
-from keylatch._native import Sighting, TokenFinder, mask
+from keylatch._native import Sighting, TokenFinder
+from keylatch.git import SHA1, SHA256, Environment, isolated, running
+from keylatch.repositories import HistoryError, Repository, holdings, reason
 
 _AT_ONCE: Final = 1 << 20
-# Of a file of git's that is small, unless somebody means ill.
-_MOST: Final = 1 << 16
-_LOOSE: Final = re.compile(r"[0-9a-f]{2}")
-_SHA1: Final = "[core]\n\trepositoryformatversion = 1\n\tbare = true\n"
-_SHA256: Final = f"{_SHA1}[extensions]\n\tobjectformat = sha256\n"
+# More would be started for less than they read in the time that takes.
+_LEAST_SHARE: Final = 1 << 24
+# Each may keep some 100 MB of what others are made of.
+_MOST_AT_WORK: Final = 8
+# In bytes, beside its content.
+_COST_OF_AN_OBJECT: Final = 512
+_ALL: Final = ("--batch-all-objects", "--unordered", "--buffer")
 
 # Is told how many objects and bytes were read.
 Progress = Callable[[int, int], None]
-
-
-class HistoryError(Exception):
-    """A history, or a part of it, could not be read. The text says why."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Repository:
-    """Where the objects of a repository are.
-
-    Attributes:
-        path: Where it was found.
-        root: What the paths in its commits begin at.
-        directory: Its git directory, of all work trees.
-    """
-
-    path: str
-    root: str
-    directory: Path
-
-    @classmethod
-    def at(cls, path: str) -> "Repository":
-        """What a directory with objects is, or a ``.git`` file that tells of one.
-
-        Raises:
-            HistoryError: The file tells of none.
-        """
-        directory = Path(path)
-        root = directory.parent if directory.name == ".git" else directory
-        try:
-            if not directory.is_dir():
-                directory = _linked(directory, b"gitdir:")
-                if (directory / "commondir").is_file():
-                    directory = _linked(directory / "commondir", b"")
-            if not (directory / "objects").is_dir():
-                raise HistoryError("the repository that it tells of is not there")
-        except (OSError, ValueError) as error:
-            raise HistoryError(f"it cannot be read: {_reason(error)}") from None
-        return cls(path=path, root=str(root), directory=directory)
-
-
-def _linked(file: Path, label: bytes) -> Path:
-    text = _start_of(file)
-    if not text.startswith(label):
-        raise HistoryError("it tells of no repository")
-    return file.parent / os.fsdecode(text.removeprefix(label).strip())
-
-
-def _start_of(file: Path) -> bytes:
-    with file.open("rb") as opened:
-        return opened.read(_MOST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +59,21 @@ class Seen:
 
 
 def search(
-    repository: Repository, finder: TokenFinder, progress: Progress
+    repository: Repository,
+    stores: Sequence[Path],
+    finder: Callable[[], TokenFinder],
+    progress: Progress,
 ) -> tuple[list[Seen], str | None]:
     """Looks at every object of a repository.
 
     A token that stands in several versions of a file is told once, with the first commit that has
     it there.
+
+    Args:
+        repository: The repository.
+        stores: Those of its stores to look at; the others only tell of commits.
+        finder: Makes what finds tokens, for each core.
+        progress: Is told how far it is.
 
     Returns:
         What was found, and why something could not be read, if so.
@@ -123,17 +84,20 @@ def search(
             "git is not installed, without which no history can be read: install it, or add "
             "--no-history"
         )
+    stored, holds = False, {}
     try:
-        stored = _stores_objects(repository.directory / "objects")
+        for store in repository.stores:
+            holds[store], found = holdings(store)
+            stored = stored or (found and store in stores)
     except OSError as error:
-        return [], f"its objects cannot be read: {_reason(error)}"
+        return [], f"its objects cannot be read: {reason(error)}"
     except HistoryError as error:
         return [], str(error)
     troubles = []
     # Git sees the objects of one form alone. Which it is is not taken from the repository.
-    for form in (_SHA1, _SHA256):
-        with _isolated(repository, form) as environment:
-            read, seen, trouble = _read(git, environment, finder, progress)
+    for form in (SHA1, SHA256):
+        with isolated(repository, form, holds, stores) as environments:
+            read, seen, trouble = _read(git, *environments, finder, progress)
         if read:
             return _first(seen), trouble
         troubles += [] if trouble is None else [trouble]
@@ -142,48 +106,150 @@ def search(
     return [], troubles[0] if troubles else None
 
 
-def _stores_objects(directory: Path) -> bool:
-    """Whether there are objects of its own, packed or loose.
+class _Reached:
+    """How far all shares are, and whether to go on."""
 
-    Raises:
-        HistoryError: There is what git would open, and wait for without an end.
-    """
-    found = False
-    for place, _, names in os.walk(directory):
-        holds_loose = _LOOSE.fullmatch(Path(place).name) is not None
-        for name in names:
-            file = Path(place, name)
-            if file.is_file():
-                found = found or holds_loose or file.suffix == ".pack"
-            elif file.exists():
-                raise HistoryError("a pipe or the like stands among its objects")
-    return found
+    def __init__(self, progress: Progress) -> None:
+        self.stopped = False
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._objects = self._bytes = 0
+
+    def note(self, objects: int, size: int) -> None:
+        """Adds to it."""
+        with self._lock:
+            if self.stopped:
+                raise HistoryError("it was stopped")
+            self._objects, self._bytes = self._objects + objects, self._bytes + size
+            self._progress(self._objects, self._bytes)
+
+
+@dataclass(slots=True)
+class _Share:
+    """A part of the objects, by their names, and what came of it."""
+
+    names: IO[bytes]
+    read: int = 0
+    damaged: int = 0
+    found: list[tuple[str, str, Sighting]] = field(default_factory=list)
+    commits: list[str] = field(default_factory=list)
+    trouble: str | None = None
+
+    def look(
+        self, git: str, environment: Environment, finder: TokenFinder, reached: _Reached
+    ) -> None:
+        """Looks at each of them."""
+        try:
+            for name, kind, sightings in self._objects(git, environment, finder, reached):
+                self.read += 1
+                if kind == "commit":
+                    self.commits.append(name)
+                self.found += [(name, kind, sighting) for sighting in sightings]
+        except HistoryError as error:
+            self.trouble = str(error)
+
+    def _objects(
+        self, git: str, environment: Environment, finder: TokenFinder, reached: _Reached
+    ) -> Iterator[tuple[str, str, list[Sighting]]]:
+        """Every object: its name, its kind, and what stands in it."""
+        objects = size = 0
+        command = [git, "cat-file", "--batch", "--buffer"]
+        try:
+            with running(command, environment, self.names) as output:
+                while header := output.readline():
+                    name, kind, length = _header(header)
+                    if length is None:
+                        self.damaged += 1
+                        continue
+                    sightings: list[Sighting] = []
+                    while length:
+                        piece = output.read(min(length, _AT_ONCE))
+                        if not piece:
+                            raise HistoryError("git has ended too early")
+                        length, size = length - len(piece), size + len(piece)
+                        sightings += finder.feed(piece)
+                        if size >= _AT_ONCE:
+                            reached.note(objects, size)
+                            objects = size = 0
+                    output.read(1)
+                    sightings += finder.end()
+                    objects += 1
+                    yield name, kind, sightings
+        finally:
+            reached.note(objects, size)
+
+
+def _header(line: bytes) -> tuple[str, str, int | None]:
+    """The name, the kind and the size of an object; None of one that git cannot read."""
+    name, _, about = line.decode("ascii", "replace").strip().partition(" ")
+    kind, _, size = about.partition(" ")
+    return name, kind, int(size) if size.isdigit() else None
 
 
 def _read(
-    git: str, environment: Mapping[str, str], finder: TokenFinder, progress: Progress
+    git: str,
+    wanted: Environment,
+    everything: Environment,
+    finder: Callable[[], TokenFinder],
+    progress: Progress,
 ) -> tuple[int, list[Seen], str | None]:
     """Looks at every object that git sees: how many, what was found, and what was amiss."""
-    found: list[tuple[str, str, Sighting]] = []
-    commits: list[str] = []
-    read, trouble = 0, None
-    try:
-        for name, kind, sightings in _objects(git, environment, finder, progress):
-            read += 1
-            if kind == "commit":
-                commits.append(name)
-            found += [(name, kind, sighting) for sighting in sightings]
-    except HistoryError as error:
-        finder.end()  # it may have half an object
-        trouble = str(error)
-    wanted = {name for name, kind, _ in found if kind == "blob"}
-    origins = _origins(git, environment, commits, wanted) if wanted else {}
+    reached = _Reached(progress)
+    with _shares(git, wanted) as (shares, amiss), ThreadPoolExecutor(len(shares)) as pool:
+        try:
+            at_work = [pool.submit(share.look, git, wanted, finder(), reached) for share in shares]
+            for each in at_work:
+                each.result()
+        except BaseException:
+            reached.stopped = True
+            raise
+    troubles = [amiss, *(share.trouble for share in shares)]
+    if damaged := sum(share.damaged for share in shares):
+        troubles.append(f"{damaged} of its objects are damaged or missing")
+    found = [each for share in shares for each in share.found]
+    blobs = {name for name, kind, _ in found if kind == "blob"}
+    commits = [name for share in shares for name in share.commits]
+    origins = _origins(git, everything, commits, blobs) if blobs else {}
     own = {name: Origin(0, name, None) for name, kind, _ in found if kind == "commit"}
     seen = [
         Seen(sighting, name, own.get(name) or origins.get(name, _NOWHERE))
         for name, _, sighting in found
     ]
-    return read, seen, trouble
+    return sum(share.read for share in shares), seen, next(filter(None, troubles), None)
+
+
+@contextmanager
+def _shares(git: str, environment: Environment) -> Iterator[tuple[list[_Share], str | None]]:
+    """All objects, in shares of about as many bytes, and what was amiss.
+
+    They are in git's order, in which those stand together that are made of one another.
+    """
+    with ExitStack() as stack:
+        listed = stack.enter_context(tempfile.TemporaryFile())
+        whole, trouble = 0, None
+        command = [git, "cat-file", "--batch-check=%(objectname) %(objectsize)", *_ALL]
+        try:
+            with running(command, environment) as output:
+                for line in output:
+                    listed.write(line)
+                    whole += _cost(line)
+        except HistoryError as error:
+            trouble = str(error)
+        count = min(os.cpu_count() or 1, _MOST_AT_WORK, 1 + whole // _LEAST_SHARE)
+        shares = [_Share(stack.enter_context(tempfile.TemporaryFile())) for _ in range(count)]
+        listed.seek(0)
+        before = 0
+        for line in listed:
+            shares[before * count // whole].names.write(line.split()[0] + b"\n")
+            before += _cost(line)
+        for share in shares:
+            share.names.seek(0)
+        yield shares, trouble
+
+
+def _cost(line: bytes) -> int:
+    size = line.split()[-1]
+    return _COST_OF_AN_OBJECT + (int(size) if size.isdigit() else 0)
 
 
 def _first(seen: Iterable[Seen]) -> list[Seen]:
@@ -194,99 +260,19 @@ def _first(seen: Iterable[Seen]) -> list[Seen]:
     return list(first.values())
 
 
-@contextmanager
-def _isolated(repository: Repository, configuration: str) -> Iterator[dict[str, str]]:
-    """An environment in which git reads these objects, and nothing that the repository says."""
-    ours = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("GIT_", "KEYLATCH_"))
-    }
-    with tempfile.TemporaryDirectory(prefix="keylatch-") as directory:
-        empty = Path(directory)
-        for name in ("objects", "refs"):
-            (empty / name).mkdir()
-        (empty / "HEAD").write_text("ref: refs/heads/none\n")
-        (empty / "config").write_text(configuration)
-        shallow = repository.directory / "shallow"
-        with suppress(OSError):
-            if shallow.is_file():
-                shutil.copyfile(shallow, empty / "shallow")
-        yield ours | {
-            "GIT_DIR": directory,
-            "GIT_OBJECT_DIRECTORY": str((repository.directory / "objects").absolute()),
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "GIT_NO_LAZY_FETCH": "1",
-            "GIT_NO_REPLACE_OBJECTS": "1",
-            "LC_ALL": "C",
-        }
-
-
-@contextmanager
-def _running(
-    command: list[str], environment: Mapping[str, str], text: bytes = b""
-) -> Iterator[IO[bytes]]:
-    """The output of a command, all of which must be read."""
-    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as said:
-        given.write(text)
-        given.seek(0)
-        with subprocess.Popen(  # noqa: S603 - no text of others is in the command
-            command, env=environment, stdin=given, stdout=subprocess.PIPE, stderr=said
-        ) as process:
-            if process.stdout is None:
-                raise HistoryError("git has no output")
-            try:
-                yield process.stdout
-            except BaseException:
-                process.kill()
-                raise
-        if process.returncode:
-            said.seek(0)
-            first = said.read(_MOST).decode(errors="replace").partition("\n")[0]
-            raise HistoryError(f"git says: {mask(first)}")
-
-
-def _objects(
-    git: str, environment: Mapping[str, str], finder: TokenFinder, progress: Progress
-) -> Iterator[tuple[str, str, list[Sighting]]]:
-    """Every object: its name, its kind, and what stands in it."""
-    options = ["--batch", "--batch-all-objects", "--unordered", "--buffer"]
-    objects = read = damaged = 0
-    with _running([git, "cat-file", *options], environment) as output:
-        while header := output.readline():
-            name, _, about = header.decode("ascii", "replace").strip().partition(" ")
-            kind, _, size = about.partition(" ")
-            if not size.isdigit():
-                damaged += 1
-                continue
-            sightings: list[Sighting] = []
-            left = int(size)
-            while left:
-                piece = output.read(min(left, _AT_ONCE))
-                if not piece:
-                    raise HistoryError("git has ended too early")
-                left -= len(piece)
-                sightings += finder.feed(piece)
-            output.read(1)
-            sightings += finder.end()
-            objects, read = objects + 1, read + int(size)
-            progress(objects, read)
-            yield name, kind, sightings
-    if damaged:
-        raise HistoryError(f"{damaged} of its objects are damaged or missing")
-
-
 def _origins(
-    git: str, environment: Mapping[str, str], commits: Iterable[str], wanted: Collection[str]
+    git: str, environment: Environment, commits: Iterable[str], wanted: Collection[str]
 ) -> dict[str, Origin]:
     """The first commits that have these objects."""
     options = ["-r", "-m", "--root", "--raw", "-z", "--no-renames", "--no-abbrev", "--no-ext-diff"]
     command = [git, "diff-tree", "--stdin", *options, "--pretty=format:%x01%H %ct"]
     origins: dict[str, Origin] = {}
-    text = "".join(f"{name}\n" for name in commits).encode()
     # Where a parent is missing git stops: what is known by then is told.
-    with suppress(HistoryError), _running(command, environment, text) as output:
+    with (
+        suppress(HistoryError),
+        tempfile.TemporaryFile() as given,
+        running(command, environment, _names(given, commits)) as output,
+    ):
         commit, at, blob = "", 0, ""
         for field in _fields(output):
             if blob:
@@ -304,6 +290,12 @@ def _origins(
     return origins
 
 
+def _names(file: IO[bytes], names: Iterable[str]) -> IO[bytes]:
+    file.writelines(f"{name}\n".encode() for name in names)
+    file.seek(0)
+    return file
+
+
 def _fields(output: IO[bytes]) -> Iterator[bytes]:
     """What stands between zero bytes."""
     rest = b""
@@ -311,7 +303,3 @@ def _fields(output: IO[bytes]) -> Iterator[bytes]:
         *fields, rest = (rest + piece).split(b"\0")
         yield from fields
     yield rest
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or "its name cannot be one"

@@ -3,43 +3,12 @@
 import json
 import os
 import shutil
-import subprocess
+from unittest.mock import patch
 
 import pytest
+from repositories import Repository, history, tokens
 
-from keylatch import SecretRing, mint, parse
-
-OTHER = SecretRing(SecretRing.generate())
-WHO = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a", "GIT_CONFIG_GLOBAL": os.devnull}
-WHO |= {"GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a", "PATH": os.environ["PATH"]}
-
-
-class Repository:
-    """A repository, in which each commit is a minute later than the one before."""
-
-    def __init__(self, path, *options):
-        self.path = path
-        self.now = 1_800_000_000
-        path.mkdir(parents=True, exist_ok=True)
-        self.git("init", "--quiet", "--initial-branch=main", *options)
-
-    def git(self, *arguments):
-        """Runs git in it."""
-        date = f"{self.now} +0000"
-        env = WHO | {"GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date}
-        done = subprocess.run(
-            ["git", *arguments], cwd=self.path, env=env, check=True, capture_output=True, text=True
-        )
-        return done.stdout.strip()
-
-    def commit(self, message="x", **files):
-        """Writes files, by their names, and commits all of them. Returns the commit."""
-        self.now += 60
-        for name, text in files.items():
-            (self.path / name).write_text(text)
-        self.git("add", "--all")
-        self.git("commit", "--quiet", "--allow-empty", "-m", message)
-        return self.git("rev-parse", "HEAD")
+from keylatch import history as _history
 
 
 @pytest.fixture
@@ -53,18 +22,6 @@ def outside(inside):
 def repository(tmp_path):
     """An empty one."""
     return Repository(tmp_path / "tree" / "r")
-
-
-def history(command_line, path, code=1, **options):
-    """What was found in history, by key id."""
-    told = command_line.json("scan", str(path), code=code, **options)
-    return {row["key_id"]: row for row in told["findings"] if row["repository"] is not None}
-
-
-def tokens(count):
-    """So many, and their key ids."""
-    made = [mint("acme_live", OTHER) for _ in range(count)]
-    return made, [parse(token).key_id for token in made]
 
 
 @pytest.mark.parametrize("form", ["sha1", "sha256"])
@@ -183,20 +140,50 @@ def test_links_that_git_follows_hide_no_history(outside, repository, tmp_path):
     (directory / "HEAD").symlink_to("refs/heads/main")
     assert history(outside, repository.path)[key_id]["path"] == "a"
     for name in ("objects", "refs"):
-        (directory / name).rename(tmp_path / name)
-        (directory / name).symlink_to(tmp_path / name)
-    assert history(outside, repository.path)[key_id]["path"] == "a"
+        (directory / name).rename(tmp_path / "tree" / name)
+        (directory / name).symlink_to(tmp_path / "tree" / name)
+    assert history(outside, tmp_path / "tree")[key_id]["path"] == "a"
 
 
-@pytest.mark.parametrize("place", ["info/alternates", "aa/" + "b" * 38, "info/x/y"])
-def test_a_pipe_among_the_objects_stops_no_search(outside, repository, place):
-    """Git would wait for it without an end."""
-    repository.commit(a="x")
-    pipe = repository.path / ".git/objects" / place
-    pipe.parent.mkdir(parents=True, exist_ok=True)
-    os.mkfifo(pipe)
-    told = outside.json("scan", str(repository.path), code=7)
-    assert told["unread"][0]["reason"] == "a pipe or the like stands among its objects"
+def test_borrowed_objects_are_looked_at_once(outside, repository, tmp_path):
+    """As those of the repository that they are borrowed from, if that is looked at as well."""
+    made, key_ids = tokens(2)
+    repository.commit(a=made[0])
+    clone = Repository(tmp_path / "tree" / "clone")
+    clone.git("remote", "add", "origin", str(repository.path))
+    (clone.path / ".git/objects/info/alternates").write_text("# x\n\n../../../r/.git/objects\n")
+    clone.git("pull", "--quiet", "origin", "main")
+    clone.commit(a="", b=made[1])
+    told = outside.json("scan", str(tmp_path / "tree"), code=1)
+    rows = {row["key_id"]: row for row in told["findings"] if row["repository"]}
+    assert [rows[key_id]["repository"] for key_id in key_ids] == [
+        f"{repository.path}/.git",
+        f"{clone.path}/.git",
+    ]
+    assert len([row for row in told["findings"] if row["repository"]]) == 2
+    assert rows[key_ids[1]]["path"] == "b"
+    # A store that is no repository of its own is looked at as the borrower's.
+    (repository.path / ".git" / "HEAD").unlink()
+    assert history(outside, tmp_path / "tree")[key_ids[0]]["repository"] == f"{clone.path}/.git"
+
+
+def test_the_results_are_the_same_however_many_cores_there_are(outside, repository):
+    """And in the same order, although each core reads a share of the objects."""
+    made, _ = tokens(40)
+    for number, token in enumerate(made):
+        repository.commit(token if number % 7 == 0 else "x", **{f"f{number % 9}": f"\n{token}"})
+    told = []
+    for _ in (False, True):
+        for cores in (1, 2, 5):
+            with (
+                patch("os.cpu_count", return_value=cores),
+                patch.object(_history, "_LEAST_SHARE", 1),
+            ):
+                told.append(outside.json("scan", str(repository.path / ".git"), code=1))
+        assert told[-3]["findings"] == told[-2]["findings"] == told[-1]["findings"]
+        assert len([row for row in told[-1]["findings"] if row["repository"]]) == 46
+        assert told[-3]["bytes"] == told[-2]["bytes"] == told[-1]["bytes"]
+        repository.git("gc", "--quiet")
 
 
 def test_without_git_the_files_are_looked_at_and_the_exit_code_is_7(outside, repository):
@@ -209,46 +196,6 @@ def test_without_git_the_files_are_looked_at_and_the_exit_code_is_7(outside, rep
     assert "git is not installed" in told["unread"][0]["reason"]
     assert "--no-history" in told["unread"][0]["reason"]
     outside.json("scan", str(repository.path), "--no-history", code=1, env=no_git)
-
-
-def test_a_hostile_repository_runs_nothing(outside, repository, tmp_path):
-    """Its configuration can name programs, and its objects others; none of it is obeyed."""
-    (token,), (key_id,) = tokens(1)
-    repository.commit(a=token)
-    repository.commit(a="x", **{".gitattributes": "* diff=evil filter=evil\n"})
-    ran = tmp_path / "ran"
-    evil = tmp_path / "evil"
-    evil.write_text(f"#!/bin/sh\ntouch {ran}\n")
-    evil.chmod(0o755)
-    for name in (
-        "core.fsmonitor",
-        "core.pager",
-        "core.sshCommand",
-        "diff.external",
-        "diff.evil.textconv",
-        "diff.evil.command",
-        "filter.evil.clean",
-        "gpg.program",
-        "core.alternateRefsCommand",
-        "remote.origin.uploadpack",
-    ):
-        repository.git("config", name, str(evil))
-    repository.git("config", "log.showSignature", "true")
-    repository.git("config", "remote.origin.url", f"ext::{evil}")
-    repository.git("config", "remote.origin.promisor", "true")
-    repository.git("config", "extensions.partialClone", "origin")
-    repository.git("config", "protocol.ext.allow", "always")
-    blob = repository.git("rev-parse", "HEAD:a")
-    (repository.path / ".git/objects" / blob[:2] / blob[2:]).unlink()
-    for hook in ("post-checkout", "reference-transaction", "post-index-change"):
-        shutil.copy(evil, repository.path / ".git/hooks" / hook)
-    # Of another owner, git itself would refuse it.
-    if os.geteuid() == 0:
-        os.chown(repository.path / ".git", 65534, 65534)
-    ran.unlink(missing_ok=True)
-    env = {"GIT_DIR": str(tmp_path), "GIT_EXTERNAL_DIFF": str(evil), "GIT_TRACE": str(ran)}
-    assert history(outside, repository.path, env=env)[key_id]["path"] == "a"
-    assert not ran.exists()
 
 
 def test_git_is_not_told_the_server_secret(inside, repository, tmp_path):

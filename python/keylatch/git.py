@@ -1,0 +1,107 @@
+"""Runs ``git`` so that it sees the objects that were looked at before, and nothing else.
+
+Knows how to start it; not what is asked of it. Its configuration is ours, since that of a
+repository could run programs, and so are the directories that lead it to the objects, since a
+repository's could lead it elsewhere.
+"""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Final
+
+from keylatch._native import mask
+from keylatch.repositories import HistoryError, Repository
+
+SHA1: Final = "[core]\n\trepositoryformatversion = 1\n\tbare = true\n"
+SHA256: Final = f"{SHA1}[extensions]\n\tobjectformat = sha256\n"
+
+_MOST_SAID: Final = 1 << 16
+
+Environment = Mapping[str, str]
+
+
+@contextmanager
+def isolated(
+    repository: Repository,
+    configuration: str,
+    stores: Mapping[Path, Collection[Path]],
+    wanted: Collection[Path],
+) -> Iterator[tuple[Environment, Environment]]:
+    """Two environments: in one git sees the objects of the wanted stores, in the other of all.
+
+    Args:
+        repository: Whose objects they are.
+        configuration: In place of its own.
+        stores: Its directories of objects, and which directories of theirs git may see.
+        wanted: Some of them.
+    """
+    with tempfile.TemporaryDirectory(prefix="keylatch-") as directory:
+        empty = Path(directory)
+        (empty / "refs").mkdir()
+        (empty / "HEAD").write_text("ref: refs/heads/none\n")
+        (empty / "config").write_text(configuration)
+        if shallow := repository.shallow():
+            (empty / "shallow").write_bytes(shallow)
+        copies = {store: empty / f"store-{number}" for number, store in enumerate(stores)}
+        for store, copy in copies.items():
+            copy.mkdir()
+            for place in stores[store]:
+                (copy / place.name).symlink_to(place.absolute())
+        ours = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("GIT_", "KEYLATCH_"))
+        }
+        made = []
+        for name, seen in (("wanted", wanted), ("all", stores)):
+            information = empty / "objects" / name / "info"
+            information.mkdir(parents=True)
+            alternates = "".join(f"{copies[store]}\n" for store in seen)
+            (information / "alternates").write_text(alternates)
+            made.append(
+                ours
+                | {
+                    "GIT_DIR": directory,
+                    "GIT_OBJECT_DIRECTORY": str(information.parent),
+                    "GIT_CONFIG_GLOBAL": os.devnull,
+                    "GIT_CONFIG_NOSYSTEM": "1",
+                    "GIT_NO_LAZY_FETCH": "1",
+                    "GIT_NO_REPLACE_OBJECTS": "1",
+                    "LC_ALL": "C",
+                }
+            )
+        yield made[0], made[1]
+
+
+@contextmanager
+def running(
+    command: list[str], environment: Environment, given: IO[bytes] | None = None
+) -> Iterator[IO[bytes]]:
+    """The output of a command, all of which must be read.
+
+    Raises:
+        HistoryError: It has failed.
+    """
+    with tempfile.TemporaryFile() as said:
+        with subprocess.Popen(  # noqa: S603 - no text of others is in the command
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL if given is None else given,
+            stdout=subprocess.PIPE,
+            stderr=said,
+        ) as process:
+            if process.stdout is None:
+                raise HistoryError("git has no output")
+            try:
+                yield process.stdout
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode:
+            said.seek(0)
+            first = said.read(_MOST_SAID).decode(errors="replace").partition("\n")[0]
+            raise HistoryError(f"git says: {mask(first)}")
