@@ -3,6 +3,8 @@
 import asyncio
 import csv
 import json
+import re
+from datetime import datetime
 from unittest.mock import patch
 
 import pytest
@@ -24,6 +26,15 @@ def revoked(command_line):
     return [name for (name,) in rows]
 
 
+async def use(command_line, token):
+    """Uses a key, as a client does. Tells when that was."""
+    options = {"prefix": "acme_live", "secret": command_line.secret}
+    async with APIKeys(command_line.env["KEYLATCH_DATABASE"], **options) as keys:
+        key = await keys.verify(token)
+        await keys.flush()
+        return (await keys.get(key.id)).last_used_at
+
+
 def lines(three):
     """Tokens as they are written to standard input."""
     return "".join(f" {new['token']}\r\n" for new in three)
@@ -32,10 +43,15 @@ def lines(three):
 def test_a_token_leads_to_its_key(inside, three):
     """Whose it is, since when and when it was last used; which is no use, and changes nothing."""
     new = three[0]
+    used = asyncio.run(use(inside, new["token"]))
+    assert inside.sql("SELECT sum(use_count) FROM api_keys") == [(1,)]
     shown = inside.run("leaked", stdin=new["token"])
     assert shown.returncode == 0
-    for text in ("proven   yes", "owner    u1", "name     a", "status   active", "created  "):
-        assert text in shown.stdout
+    rows = dict(re.split(" {2,}", line) for line in shown.stdout.splitlines())
+    assert (rows["proven"], rows["owner"], rows["name"]) == ("yes", "u1", "a")
+    assert (rows["status"], rows["uses"]) == ("active", "1")
+    assert "created" in rows
+    assert rows["last used"].startswith(f"{used:%Y-%m-%d %H:%M} UTC")
     assert new["token"][-43:] not in shown.stdout + shown.stderr
     (told,) = inside.json("leaked", stdin=new["token"])["items"]
     masked = f"acme_live_{new['key']['id']}_***"
@@ -44,12 +60,13 @@ def test_a_token_leads_to_its_key(inside, three):
         "key_id": new["key"]["id"],
         "proven": True,
         "sealed_by": parse(new["token"]).sealed_by(SecretRing(inside.secret)),
-        "key": new["key"],
+        "key": new["key"] | {"last_used_at": told["key"]["last_used_at"], "use_count": 1},
         "action": None,
         "token": None,
     }
+    assert datetime.fromisoformat(told["key"]["last_used_at"]) == used
     assert inside.sql("SELECT count(*) FROM api_key_events") == [(3,)]
-    assert inside.sql("SELECT sum(use_count) FROM api_keys") == [(0,)]
+    assert inside.sql("SELECT sum(use_count) FROM api_keys") == [(1,)]
 
 
 def test_revoke_ends_the_keys_of_several_tokens_with_the_reason(inside, three):
