@@ -1,19 +1,21 @@
 //! Finds tokens anywhere in bytes: in text, in UTF-16, and in the midst of what is neither.
 //! Knows the token format; neither files nor Python.
 
+use core::ops::Range;
+
 use zeroize::Zeroizing;
 
 use crate::token::{
     self, BODY_LEN, KEY_ID_LEN, MAX_PREFIX_LEN, MAX_TOKEN_LEN, Prefix, Token, all, is_base32,
 };
 
-/// `_`, key id and `_`: what stands between a prefix and the last 55 characters.
+/// `_`, key id and `_`: what stands between a prefix and the last 55 characters, at the least.
 const MIDDLE_LEN: usize = 1 + KEY_ID_LEN + 1;
 /// Most words are shorter.
 const NEAR: usize = 12;
-/// The bytes of the longest token there is, in UTF-16. So many are kept of what was searched, for
-/// tokens that lie across the edge of a buffer.
-const OVERLAP: usize = 2 * MAX_TOKEN_LEN;
+/// The bytes of the longest token there is, in UTF-16, if each `_` is written as `%5F`. So many are
+/// kept of what was searched, for tokens that lie across the edge of a buffer.
+const OVERLAP: usize = 2 * (MAX_TOKEN_LEN + 2 * (MAX_PREFIX_LEN + 2));
 /// Fits into the second-level cache of a core: three searches go over it.
 const BUFFER_LEN: usize = 256 * 1024;
 
@@ -93,20 +95,43 @@ impl<const STEP: usize> View<'_, STEP> {
     /// Finds every token. The last 55 characters of one are letters and digits behind a `_`. So of
     /// any 55 characters the last other one tells: if it is a `_`, a token may have its last 55
     /// behind it, and if not, behind the next 55 at the earliest. It is looked for from the right,
-    /// where it is near in most texts.
+    /// where it is near in most texts. A `_` may be escaped, as in a URL.
     fn search(self, wanted: &Wanted, hits: &mut Vec<Hit>) {
         let mut body = 1 + MIDDLE_LEN;
         while body + BODY_LEN <= self.len() {
             let last = body + BODY_LEN - 1;
             body = match self.last_other(body, last) {
-                Some(other) if self.inner(other) == Some(b'_') => other + 1,
-                Some(_) => last + 2,
-                None => {
-                    hits.extend(self.hit(body, wanted));
-                    last + 2
-                }
+                Some(other) => self.behind_underscore(other).unwrap_or(last + 2),
+                None => match self.behind_underscore(body - 1) {
+                    Some(behind) if behind > body => behind,
+                    _ => {
+                        hits.extend(self.hit(body, wanted));
+                        last + 2
+                    }
+                },
             };
         }
+    }
+
+    /// Where a `_` ends that begins there, if one does.
+    fn behind_underscore(self, start: usize) -> Option<usize> {
+        match self.inner(start)? {
+            b'_' => Some(start + 1),
+            b'%' if self.inner(start + 1)? == b'5'
+                && matches!(self.inner(start + 2)?, b'F' | b'f') =>
+            {
+                Some(start + 3)
+            }
+            _ => None,
+        }
+    }
+
+    /// Where a `_` begins that ends there, if one does.
+    fn before_underscore(self, end: usize) -> Option<usize> {
+        [1, 3]
+            .into_iter()
+            .filter_map(|len| end.checked_sub(len))
+            .find(|start| self.behind_underscore(*start) == Some(end))
     }
 
     /// The last character in there that is neither a letter nor a digit.
@@ -127,27 +152,38 @@ impl<const STEP: usize> View<'_, STEP> {
 
     /// The token whose last 55 characters begin there, if one is wanted.
     fn hit(self, body: usize, wanted: &Wanted) -> Option<Hit> {
-        let middle = body - MIDDLE_LEN;
-        let mut key_id = middle + 1..body - 1;
-        if self.inner(body - 1) != Some(b'_')
-            || self.inner(middle) != Some(b'_')
-            || !key_id.all(|index| self.inner(index).is_some_and(is_base32))
-        {
+        let key_id_end = self.before_underscore(body)?;
+        let key_id = key_id_end.checked_sub(KEY_ID_LEN)?..key_id_end;
+        if !key_id.clone().all(|index| self.inner(index).is_some_and(is_base32)) {
             return None;
         }
-        let begins = |index: &usize| {
-            self.inner(*index).is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-        };
-        let head =
-            (middle.saturating_sub(MAX_PREFIX_LEN)..middle).rev().take_while(begins).last()?;
+        let mut begin = self.before_underscore(key_id.start)?;
+        let mut head = Vec::new();
+        while head.len() < MAX_PREFIX_LEN {
+            let underscore = self.before_underscore(begin).map(|start| (start, b'_'));
+            let letter = || {
+                let start = begin.checked_sub(1)?;
+                Some((start, self.inner(start).filter(u8::is_ascii_alphanumeric)?))
+            };
+            let Some(before) = underscore.or_else(letter) else { break };
+            begin = before.0;
+            head.push(before);
+        }
+        head.reverse();
+        let (starts, prefix): (Vec<usize>, Vec<u8>) = head.into_iter().unzip();
+        let bytes = |range: Range<usize>| range.filter_map(|index| self.at(index));
+        let secret = bytes(body..body + BODY_LEN);
+        let prefix_len = prefix.len();
         let text: Zeroizing<String> = Zeroizing::new(
-            (head..body + BODY_LEN).filter_map(|index| self.at(index)).map(char::from).collect(),
+            (prefix.into_iter().chain([b'_']).chain(bytes(key_id)).chain([b'_']).chain(secret))
+                .map(char::from)
+                .collect(),
         );
-        let (skipped, genuine) = choose(&text, middle - head, wanted)?;
-        let start = self.first + (head + skipped) * STEP;
+        let (skipped, genuine) = choose(&text, prefix_len, wanted)?;
+        let start = self.first + starts.get(skipped)? * STEP;
         Some(Hit {
             text: Zeroizing::new(text.get(skipped..)?.to_owned()),
-            prefix_len: middle - head - skipped,
+            prefix_len: prefix_len - skipped,
             genuine,
             wide: STEP > 1,
             start: start.try_into().unwrap_or(u64::MAX),

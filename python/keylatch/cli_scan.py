@@ -64,9 +64,10 @@ def scan(
     """Find tokens in files and in git history.
 
     Every file is looked at, and its name: hidden, ignored and binary ones, too, as UTF-8 and as
-    UTF-16. Archives are not unpacked, and symbolic links not followed. The history is every object
-    of a repository, whether or not a branch still has it; that needs git. Objects that it borrows
-    from another repository are looked at if that is named, too. Tokens are shown masked.
+    UTF-16, and with %5F for _ as in URLs. Archives are not unpacked, and symbolic links not
+    followed. The history is every object of a repository, whether or not a branch still has it;
+    that needs git. Objects that it borrows from another repository are looked at if that is named,
+    too. Tokens are shown masked.
 
     If KEYLATCH_SECRET is set, this tells which tokens it sealed; with a database, whose key each
     one is and whether it still opens. No use is counted. Exits with 1 if there are any, and

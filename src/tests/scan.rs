@@ -81,6 +81,42 @@ fn tokens_of_the_vectors_are_found() {
     }
 }
 
+/// Each `_` may be escaped, as in a URL that a log shows: it is the same token, which begins where
+/// its escaped text does. Whatever stands before it, and wherever the search looks first.
+#[test]
+fn tokens_with_escapes_are_found() {
+    for case in cases(&vectors(), "tokens") {
+        let token = text(&case, "token");
+        for written in [
+            token.replace('_', "%5F"),
+            token.replace('_', "%5f"),
+            token.replacen('_', "%5F", 1),
+            format!("{}%5F{}", &token[..token.len() - 56], &token[token.len() - 55..]),
+        ] {
+            for before in (0..120).map(|len| "k".repeat(len) + "%3D").chain(["x%5F".to_owned()]) {
+                let whole = format!("/?{before}{written}%26 x\n");
+                for (step, bytes) in [(1, whole.clone().into_bytes()), (2, utf16(&whole, true))] {
+                    let hits = find(
+                        &bytes,
+                        &Wanted {
+                            prefixes: vec![text(&case, "prefix").to_owned()],
+                            look_alikes: false,
+                        },
+                    );
+                    assert_eq!(texts(&hits), [token], "{whole}");
+                    let start = (before.len() as u64 + 2) * step + (step - 1);
+                    assert_eq!(hits[0].start, start);
+                    assert_eq!(hits[0].prefix(), text(&case, "prefix"));
+                    assert_eq!(hits[0].key_id(), text(&case, "key_id"));
+                }
+            }
+        }
+    }
+    for broken in ["%5", "%5G", "%_", "5F", "%F5"] {
+        assert!(find(TOKEN.replace('_', broken).as_bytes(), &with_look_alikes()).is_empty());
+    }
+}
+
 /// What the checksum does not fit is found only where look-alikes are wanted.
 #[test]
 fn look_alikes_are_told_from_tokens() {
@@ -134,9 +170,10 @@ fn tokens_in_utf_16_are_found() {
 /// Wherever the edge of the buffer lies, a token is found once, and so is what follows it.
 #[test]
 fn tokens_across_the_edge_of_a_buffer_are_found_once() {
-    let wide = utf16(TOKEN, false);
-    for token in [TOKEN.as_bytes(), &wide] {
-        for edge in [0, 1, 50, 81, 82, 83, 97, 163, 164, 165, 194, 195, 300] {
+    let escaped = TOKEN.replace('_', "%5F");
+    let (wide, both) = (utf16(TOKEN, false), utf16(&escaped, false));
+    for token in [TOKEN.as_bytes(), &wide, escaped.as_bytes(), &both] {
+        for edge in [0, 1, 50, 81, 82, 83, 87, 88, 97, 163, 164, 165, 175, 176, 194, 195, 300] {
             let mut bytes = vec![b'\n'; 256 * 1024 - edge];
             bytes.extend_from_slice(token);
             bytes.push(b' ');
@@ -186,12 +223,14 @@ fn a_stream_can_be_used_again() {
 }
 
 proptest! {
-    /// The same tokens are found as by trying every place, whatever stands between them.
+    /// The same tokens are found as by trying every place, whatever stands between them, and
+    /// whether or not a `_` is escaped.
     #[test]
     fn a_slow_search_finds_the_same(
         pieces in prop::collection::vec(
             prop_oneof![
                 Just(TOKEN.to_owned()), Just("k_".to_owned()), Just("_".to_owned()),
+                Just("%5F".to_owned()), Just(TOKEN.replace('_', "%5f")),
                 "[0-9A-Za-z]{0,60}", "[ -~]{0,5}", "_[0-9a-hjkmnp-tv-z]{16}_",
                 (0..82_usize, 0..82_usize).prop_map(|(one, other)| {
                     TOKEN[one.min(other)..one.max(other)].to_owned()
@@ -200,9 +239,10 @@ proptest! {
             0..12,
         ),
     ) {
-        let bytes = pieces.concat().into_bytes();
-        let found = find(&bytes, &tokens());
-        prop_assert_eq!(texts(&found), slowly(&bytes));
+        let whole = pieces.concat();
+        let found = find(whole.as_bytes(), &tokens());
+        let plain = whole.replace("%5F", "_").replace("%5f", "_");
+        prop_assert_eq!(texts(&found), slowly(plain.as_bytes()));
     }
 
     /// Bytes of any kind are searched without a panic, and a token among them is found.

@@ -78,16 +78,18 @@ def test_every_kind_of_file_is_looked_at(outside, tree):
 
 
 def test_a_fingerprint_tells_the_same_token_elsewhere(outside, tree):
-    """It is the SHA-256 of the token, wherever that stands."""
+    """It is the SHA-256 of the token, wherever that stands, and if a URL has escaped its ``_``."""
     token, other = mint("a", OTHER), mint("a", OTHER)
     (tree / "one").write_text(f"{token} {other}")
-    (tree / "two").write_text(token)
+    (tree / "two").write_text(f"/?k={token.replace('_', '%5F')}&x=1")
     rows = outside.json("scan", str(tree), code=1)["findings"]
     prints = [row["fingerprint"] for row in rows]
     digest = subprocess.run(
         ["sha256sum"], input=token, check=True, capture_output=True, text=True
     ).stdout.split()[0]
     assert prints[0] == prints[2] == digest != prints[1]
+    assert [row["column"] for row in rows] == [1, len(token) + 2, 5]
+    assert rows[2]["masked"] == f"a_{parse(token).key_id}_***"
     assert "tokens: 2, places: 3" in outside.run("scan", str(tree)).stderr
 
 
