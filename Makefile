@@ -105,7 +105,7 @@ bench-million: $(VENV)/.wheel $(VENV)/.dev ## Measures a million keys beside a t
 bench-bulk: $(VENV)/.wheel $(VENV)/.dev ## Measures making 100,000 keys at once beside a plain insert, on each engine: ten minutes.
 	$(BIN)/python benches/bulk.py --json benches/results/bulk.json
 
-bench-scan: $(VENV)/.wheel $(VENV)/.dev ## Measures keylatch scan over a tree of 2 GB, beside other search programs that are installed: two minutes.
+bench-scan: $(VENV)/.wheel $(VENV)/.dev ## Measures keylatch scan over a tree of 2 GB, beside other search programs that are installed, and over a history: two minutes.
 	$(BIN)/python benches/scan.py --json benches/results/scan.json
 
 clean: ## Removes what was built, the environment and the demo's files.
