@@ -3,6 +3,8 @@
 Rust's ``regex`` is tried on the same vectors in ``src/tests/rules.rs``.
 """
 
+import hashlib
+import importlib
 import json
 import math
 import re
@@ -15,7 +17,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from keylatch import SecretRing, mint, scan_rules
+from keylatch import SecretRing, mint, parse, scan_rules
+from keylatch.errors import InvalidTokenError
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "rules-v1.json").read_text())
 PREFIXES = VECTORS["prefixes"]
@@ -94,6 +97,28 @@ def test_the_rules_for_github():
     assert glued == VECTORS["planted"]
     for text in VECTORS["look_alikes"]:
         assert found(expressions, text) == []
+
+
+def test_the_rules_find_what_is_planted_in_a_tree(monkeypatch, tmp_path):
+    """Between code, logs, base64 and binary data; and what only the checksum tells from a token."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benches")
+    made = importlib.import_module("planted").tree(tmp_path, 3_000_000, 100)
+    rules = tomllib.loads(scan_rules.rules("gitleaks", ["acme_live", "acme_test", "MV_SECRET"]))
+    expressions = [re.compile(rule["regex"].encode()) for rule in rules["rules"]]
+    texts = {
+        (str(path), hit.start(1), hashlib.sha256(hit[1]).hexdigest()): hit[1].decode()
+        for path in tmp_path.rglob("f*")
+        for expression in expressions
+        for hit in expression.finditer(path.read_bytes())
+    }
+    assert len(made.tokens) == len(texts) == 40
+    wide = {place for place in made.tokens if Path(place[0]).read_bytes()[place[1] + 1] == 0}
+    assert made.tokens - texts.keys() == wide
+    look_alikes = [texts[place] for place in texts.keys() - made.tokens]
+    assert len(look_alikes) == len(wide) == 20
+    for text in look_alikes:
+        with pytest.raises(InvalidTokenError):
+            parse(text)
 
 
 def test_every_token_has_more_entropy_than_is_asked_for():

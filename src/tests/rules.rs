@@ -1,7 +1,7 @@
 //! The regular expressions for other tools, tried with Rust's `regex`, and what the search finds in
 //! the same texts. Python's are tried in `tests/test_scan_rules.py`.
 
-use regex::Regex;
+use regex::{Regex, bytes};
 use serde_json::Value;
 
 use super::{cases, text};
@@ -50,4 +50,31 @@ fn the_search_finds_what_was_planted() {
     let hits = find(text(&rules, "text").as_bytes(), &wanted);
     let hits: Vec<&str> = hits.iter().map(Hit::text).collect();
     assert_eq!(hits, texts(&rules, "planted"));
+}
+
+/// Between binary data, hexadecimal digits and code they find the same.
+#[test]
+fn expressions_find_what_was_planted_in_the_midst_of_anything() {
+    let rules = rules();
+    let expressions: Vec<bytes::Regex> = texts(&rules, "prefixes")
+        .iter()
+        .map(|prefix| bytes::Regex::new(text(&rules["expressions"], prefix)).unwrap())
+        .collect();
+    let planted = texts(&rules, "planted");
+    let noise: Vec<u8> = (0..20_000_u32).map(|number| (number * number % 251) as u8).collect();
+    let digits: Vec<String> = noise.iter().map(|byte| format!("{byte:02x}")).collect();
+    for content in [noise, digits.concat().into_bytes(), b"let x_y = a_b;\n".repeat(2000)] {
+        let mut whole = Vec::new();
+        for each in planted.iter().chain(&texts(&rules, "look_alikes")) {
+            whole.extend([&content, b"\n".as_slice(), each.as_bytes(), b"\n"].concat());
+        }
+        let mut hits: Vec<_> = expressions
+            .iter()
+            .flat_map(|each| each.captures_iter(&whole))
+            .map(|hit| hit.get(1).unwrap())
+            .collect();
+        hits.sort_by_key(bytes::Match::start);
+        let found: Vec<_> = hits.iter().map(bytes::Match::as_bytes).collect();
+        assert_eq!(found, planted.iter().map(String::as_bytes).collect::<Vec<_>>());
+    }
 }
