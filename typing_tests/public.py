@@ -234,6 +234,16 @@ def load_in_a_thread(owner: str, session: Session) -> User | None:
     return session.get(User, owner)
 
 
+async def load_by_yielding(owner: str) -> AsyncIterator[User | None]:
+    """Finds the user of a key, and closes what that took."""
+    yield User() if owner else None
+
+
+def load_by_yielding_in_a_thread(owner: str) -> Iterator[User | None]:
+    """The same, blocking."""
+    yield User() if owner else None
+
+
 async def user_of_a_jwt(token: str | None) -> User | None:
     """Finds one."""
     return User() if token else None
@@ -313,6 +323,8 @@ async def fastapi(keys: APIKeys, connection: HTTPConnection, scopes: SecuritySco
     assert_type(await carried(connection, scopes), APIKey | Undecided)
     assert_type(auth.owner(load), Callable[..., Awaitable[User]])
     assert_type(auth.owner(load_in_a_thread), Callable[..., Awaitable[User]])
+    assert_type(auth.owner(load_by_yielding), Callable[..., Awaitable[User]])
+    assert_type(auth.owner(load_by_yielding_in_a_thread), Callable[..., Awaitable[User]])
     assert_type(auth.over(keys), APIKeyAuth)
     assert_type(auth.headers_of("a token"), dict[str, str])
     assert_type(keys_router(auth), APIRouter)

@@ -283,6 +283,16 @@ class APIKeyAuth(SecurityBase):
 
     @overload
     def owner(
+        self, load: Callable[Concatenate[str, ...], AsyncIterator[T | None]]
+    ) -> Callable[..., Awaitable[T]]: ...
+
+    @overload
+    def owner(
+        self, load: Callable[Concatenate[str, ...], Iterator[T | None]]
+    ) -> Callable[..., Awaitable[T]]: ...
+
+    @overload
+    def owner(
         self, load: Callable[Concatenate[str, ...], Awaitable[T | None]]
     ) -> Callable[..., Awaitable[T]]: ...
 
@@ -291,7 +301,7 @@ class APIKeyAuth(SecurityBase):
         self, load: Callable[Concatenate[str, ...], T | None]
     ) -> Callable[..., Awaitable[T]]: ...
 
-    def owner(self, load: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    def owner(self, load: Callable[..., Any]) -> Callable[..., Any]:
         """A dependency that gives whom a request's key belongs to, as the application has them.
 
         With ``async def user(owner: str, session: Annotated[Session, Depends(session)])`` that
@@ -300,7 +310,8 @@ class APIKeyAuth(SecurityBase):
 
         Args:
             load: Finds an owner by ``key.owner``; None if there is none. One that is not
-                ``async`` runs in a thread.
+                ``async`` runs in a thread. It returns the owner, or yields it, and goes on after
+                the request then.
 
         Returns:
             The dependency. A key without an owner, or whose owner is not found, is answered like
