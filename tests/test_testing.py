@@ -87,6 +87,25 @@ def test_a_client_holds_a_key_with_these_scopes(tests):
     )
 
 
+def test_who_lacks_the_client_is_told_what_to_install(tests):
+    """By name, in the error of the test."""
+    done = tests(
+        """
+        import sys
+
+        from app import app, auth
+
+        sys.modules |= {"httpx": None, "httpx2": None}
+
+
+        def test_client(keylatch_client):
+            keylatch_client(app, auth)
+        """,
+        failed=1,
+    )
+    done.stdout.fnmatch_lines("*pip install httpx2*")
+
+
 def test_keys_are_managed_and_time_is_moved(tests):
     """The collection is a real one: keys end, are revoked, and open what they should."""
     tests(
