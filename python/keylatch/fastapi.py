@@ -22,8 +22,9 @@ from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
-from keylatch import bounds, challenges, either, owners, router, schemes
+from keylatch import bounds, challenges, either, mounts, owners, router, schemes, variants
 from keylatch import openapi as openapi_document
+from keylatch.calling import give
 from keylatch.door import Door
 from keylatch.errors import (
     AuthenticationError,
@@ -82,8 +83,9 @@ class APIKeyAuth(SecurityBase):
     a ``Response`` that a route makes itself.
 
     The OpenAPI document shows one scheme for a dependency, which is all that FastAPI has a place
-    for; an application with ``lifespan=keys.lifespan`` shows one for each source as well, and
-    does not start if two different dependencies of its routes have one ``scheme_name``.
+    for; an application with ``lifespan=keys.lifespan`` shows one for each source and every answer
+    as well, and so do those that are mounted in it. It does not start if two different dependencies
+    of one document have one ``scheme_name``.
 
     Args:
         keys: The collection that the keys belong to.
@@ -377,12 +379,16 @@ class APIKeyAuth(SecurityBase):
         return either.Either(self.carried, other)
 
     def _document(self, app: object) -> None:
-        """Has an application's OpenAPI document show all sources and answers of ours.
+        """Has an application's OpenAPI documents show all sources and answers of ours.
 
         Raises:
-            ConfigurationError: It would show another one for this one.
+            ConfigurationError: One would show another one for this one.
         """
-        if not isinstance(app, FastAPI) or app in self._documented:
+        for each in mounts.applications(app):
+            self._document_one(each)
+
+    def _document_one(self, app: FastAPI) -> None:
+        if app in self._documented:
             return
         if app.openapi_url is not None:
             self._refuse_namesakes(app)
