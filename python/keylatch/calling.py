@@ -1,5 +1,7 @@
 """Calls dependencies as FastAPI does: blocking ones in a thread, generators around the request.
 
+Also finds what stands in their places in tests, which FastAPI does only for those that it calls.
+
 Knows FastAPI; nothing of keys.
 """
 
@@ -9,8 +11,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from typing import Any
 
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
+from fastapi.dependencies.utils import get_typed_signature
+from starlette.requests import HTTPConnection
 
-from keylatch.callables import is_async, yields_async
+from keylatch.callables import is_async, yields, yields_async
+from keylatch.errors import ConfigurationError
 
 
 async def give(call: Callable[..., Any], /, *values: Any, **named: Any) -> Any:
@@ -35,3 +40,24 @@ def entered(
         return contextmanager_in_threadpool(contextmanager(call)(*values, **named))
     finally:
         del values, named
+
+
+def overriding(connection: HTTPConnection, dependency: Any) -> Any:
+    """What ``app.dependency_overrides`` has in the place of a dependency, or the dependency."""
+    overrides = getattr(connection.scope.get("app"), "dependency_overrides", None)
+    return overrides.get(dependency, dependency) if overrides else dependency
+
+
+def without_parameters(call: Callable[..., Any], *, otherwise: str) -> Callable[[], Any]:
+    """The same callable, as one that ``give`` can call with nothing.
+
+    Args:
+        call: What stands in the place of a dependency.
+        otherwise: What to say where that is not so.
+
+    Raises:
+        ConfigurationError: It has parameters, which would be dependencies, or yields.
+    """
+    if get_typed_signature(call).parameters or yields(call):
+        raise ConfigurationError(otherwise)
+    return call

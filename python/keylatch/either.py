@@ -14,12 +14,15 @@ from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
 from keylatch.callables import yields
-from keylatch.calling import entered, give
-from keylatch.errors import ConfigurationError
+from keylatch.calling import entered, give, overriding, without_parameters
 from keylatch.records import APIKey
 
 # Where the scope of a request has whether its key decides, by what asked for it.
 _ENTRY: Final = "keylatch.either"
+_OVERRIDDEN: Final = (
+    "beside a key, a dependency is overridden by a function without parameters that returns: take "
+    "another one for what auth.either() has made instead"
+)
 _KEYWORD: Final = inspect.Parameter.KEYWORD_ONLY
 
 
@@ -101,14 +104,8 @@ class _Choice:
         if connection.scope.get(_ENTRY, {}).get(self._mark, False):
             return None
         # FastAPI does not find what stands beside a key under the name that a test overrides.
-        overrides = getattr(connection.scope.get("app"), "dependency_overrides", None) or {}
-        call: Callable[..., Any] = overrides.get(self._call, self._call)
-        if call is not self._call and (get_typed_signature(call).parameters or yields(call)):
-            raise ConfigurationError(
-                "beside a key, a dependency is overridden by a function without parameters that "
-                "returns: take another one for what auth.either() has made instead"
-            )
-        return call
+        call: Callable[..., Any] = overriding(connection, self._call)
+        return call if call is self._call else without_parameters(call, otherwise=_OVERRIDDEN)
 
 
 class _Beside:

@@ -7,19 +7,20 @@ says it is: a route class, a subclass of ours or a middleware may let a request 
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import fastapi
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_dependant
 from fastapi.security.base import SecurityBase
+from starlette.applications import Starlette
 from starlette.routing import Host, Mount, WebSocketRoute
 
 from keylatch.asgi import APIKeyMiddleware
 from keylatch.either import Either, stands_for
 from keylatch.errors import ConfigurationError
 from keylatch.fastapi import APIKeyAuth
-from keylatch.variants import CarriedAPIKey, OptionalAPIKey
+from keylatch.variants import Asks, Beside, CarriedAPIKey, OptionalAPIKey, asks
 
 MIDDLEWARE: Final = "APIKeyMiddleware"
 WEBSOCKET: Final = "WEBSOCKET"
@@ -51,6 +52,18 @@ class RouteProtection:
     note: str = ""
 
 
+class _Overrides(NamedTuple):
+    """What stands in the places of dependencies.
+
+    Attributes:
+        called: Of those that FastAPI calls: as the application of their router has it.
+        asked: Of those that we ask: as the innermost application that a request is in has it.
+    """
+
+    called: Mapping[Any, Any]
+    asked: Mapping[Any, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class _Surroundings:
     """What stands around a route: where it is, what guards it, and whose overrides count."""
@@ -58,6 +71,7 @@ class _Surroundings:
     prefix: str = ""
     guards: tuple[tuple[str, APIKeyMiddleware], ...] = ()
     dependency_overrides: Mapping[Any, Any] | None = None
+    innermost: Mapping[Any, Any] | None = None
     within: tuple[int, ...] = ()
 
 
@@ -87,6 +101,7 @@ def _application(app: Any, around: _Surroundings) -> Iterator[RouteProtection]:
         around.prefix,
         tuple(guards),
         _overrides(getattr(app, "dependency_overrides_provider", app)),
+        _overrides(app) if isinstance(app, Starlette) else around.innermost,
         (*around.within, id(app)),
     )
     if not hasattr(app, "routes"):
@@ -125,7 +140,7 @@ def _route(route: Any, around: _Surroundings) -> Iterator[RouteProtection]:
     dependant: Dependant | None = getattr(route, "dependant", None)
     if isinstance(kind, Mount | Host):
         below = path.rstrip("/") if isinstance(kind, Mount) else around.prefix
-        inside = _Surroundings(below, around.guards, within=around.within)
+        inside = replace(around, prefix=below, dependency_overrides=None)
         yield from _application(route.app, inside)
         return
     guards = [(around.prefix, guard) for guard in _wrapped(getattr(route, "app", None))]
@@ -136,7 +151,8 @@ def _route(route: Any, around: _Surroundings) -> Iterator[RouteProtection]:
     else:
         methods = sorted(getattr(route, "methods", None) or [ANY])
     # FastAPI's routes of HTTP know whose overrides count; WebSockets do not say.
-    overrides = _overrides(getattr(route, "dependency_overrides_provider", around))
+    called = _overrides(getattr(route, "dependency_overrides_provider", around))
+    overrides = _Overrides(called, around.innermost or {})
     served = getattr(kind, "routes", None)
     if served is not None:  # files of a front end, behind dependencies
         paths = [f"{path}{each.path.rstrip('/')}/*" for each in served]
@@ -148,7 +164,7 @@ def _route(route: Any, around: _Surroundings) -> Iterator[RouteProtection]:
 
 
 def _asking(
-    found: RouteProtection, dependant: Dependant | None, overrides: Mapping[Any, Any]
+    found: RouteProtection, dependant: Dependant | None, overrides: _Overrides
 ) -> RouteProtection:
     """What the dependencies of a route ask for."""
     if dependant is None:
@@ -160,7 +176,10 @@ def _asking(
     for call, needed, instead_of in _dependencies(dependant, overrides):
         if isinstance(instead_of, APIKeyAuth) and not isinstance(call, APIKeyAuth):
             notes.append(f"{instead_of.scheme_name} is overridden")
-        if isinstance(call, OptionalAPIKey):
+        instead_of_key = _instead_of_key(call, overrides)
+        if instead_of_key is not None:
+            notes.append(f"{instead_of_key.scheme_name} is overridden")
+        elif isinstance(call, OptionalAPIKey):
             schemes.append(call.scheme_name)
             notes.append("a key is optional")
         elif isinstance(call, APIKeyAuth | CarriedAPIKey):
@@ -187,25 +206,35 @@ def _asking(
     )
 
 
-def _asks_for_either(call: Either, overrides: Mapping[Any, Any]) -> bool:
+def _asks_for_either(call: Either, overrides: _Overrides) -> bool:
     """Whether both a key and what stands beside it are asked for, whatever has been overridden."""
     found = [each for each, *_ in _dependencies(get_dependant(path="/", call=call), overrides)]
     keys = [isinstance(each, CarriedAPIKey) for each in found if isinstance(each, SecurityBase)]
     return any(keys) and not all(keys)
 
 
+def _instead_of_key(call: Any, overrides: _Overrides) -> Asks | None:
+    """The dependency of ours that another asks, where something else stands in its place."""
+    if isinstance(call, Either):
+        call = overrides.called.get(call.carried, call.carried)
+    if not isinstance(call, Beside) or asks(overrides.asked.get(call.auth, call.auth)):
+        return None
+    return call.auth
+
+
 def _dependencies(
-    dependant: Dependant, overrides: Mapping[Any, Any], within: tuple[int, ...] = ()
+    dependant: Dependant, overrides: _Overrides, within: tuple[int, ...] = ()
 ) -> Iterator[tuple[Any, Sequence[str], Any]]:
     """What a route depends on, with scopes, and what it stands for if it was overridden."""
     for each in dependant.dependencies:
         original = stands_for(each.call)
-        call = overrides.get(original, each.call)
+        call = overrides.called.get(original, each.call)
         lists = ("parent_oauth_scopes", "own_oauth_scopes", "security_scopes")
         scopes = [scope for name in lists for scope in getattr(each, name, None) or ()]
         yield stands_for(call), scopes, original if call is not each.call else None
         inner = each if call is each.call else get_dependant(path="/", call=call)
-        if id(call) not in within:
+        # Beside a key that is given nothing else is asked for.
+        if id(call) not in within and _instead_of_key(call, overrides) is None:
             yield from _dependencies(inner, overrides, (*within, id(call)))
 
 
