@@ -69,6 +69,7 @@ def test_routes_are_told_to_programs(routes):
             "scopes": ["items:read"],
             "open": False,
             "note": "",
+            "host": "",
             "allowed": False,
         },
         {
@@ -78,6 +79,7 @@ def test_routes_are_told_to_programs(routes):
             "scopes": [],
             "open": True,
             "note": "",
+            "host": "",
             "allowed": True,
         },
     ]
