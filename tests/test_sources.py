@@ -268,10 +268,8 @@ def test_who_opens_a_place_is_warned(place, dangers):
     """Both are off, and the documentation of the argument names what they bring."""
     for opens in (APIKeyAuth, APIKeyMiddleware):
         assert inspect.signature(opens).parameters[place].default is None
-    said = re.search(
-        rf"^    {place}: (.*?)^    \w+: ", inspect.getdoc(APIKeyAuth), re.MULTILINE | re.DOTALL
-    )
-    words = " ".join(said[1].split())
+    said = inspect.getdoc(APIKeyAuth).partition(f"    {place}: ")[2]
+    words = " ".join(re.split(r"\n    \w+: ", said)[0].split())
     assert "WARNING: " in words
     assert [danger for danger in dangers if danger not in words] == []
 
