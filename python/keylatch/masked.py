@@ -77,12 +77,14 @@ class Masking:
         return dict(zip(parts[::2], parts[1::2], strict=True)) if kind is dict else kind(parts)
 
     def _object(self, value: Any) -> Any:
-        texts = [_text(value, show) for show in (str, repr)]
+        kind: Any = type(value)
+        alike = kind.__str__ is object.__str__  # which asks for the other one
+        texts = [_text(value, repr)] * 2 if alike else [_text(value, each) for each in (str, repr)]
         masked = [self._differing(text, WITHHELD if text is None else mask(text)) for text in texts]
         content = plain = None
         stand: Callable[..., _Shown] = _Shown
         for base, taken, derived in _DERIVED:
-            if issubclass(type(value), base):
+            if issubclass(kind, base):
                 plain, stand = taken(value), derived
                 content = self._value(plain)
         fields = _fields(value)
