@@ -1,5 +1,7 @@
 """The pytest plugin, in the tests of an application that somebody else might write."""
 
+import asyncio
+
 import pytest
 
 APP = """
@@ -273,3 +275,10 @@ def test_another_header_carries_the_token_where_the_application_says_so(tests):
         """,
         passed=1,
     )
+
+
+def test_keys_of_tests_are_cheap(keylatch_keys, keylatch_key):
+    """Their hashes are HMACs, so that a suite may make as many as it likes."""
+    key = keylatch_key().key
+    record = asyncio.run(keylatch_keys._store.load(key.id))
+    assert record.hash.startswith("$hmac-sha256$")

@@ -197,7 +197,8 @@ async def callbacks(keys: APIKeys, happening: Happening, one: Callable[[Happenin
     action: Literal[
         "created", "imported", "updated", "rotated", "revoked", "expiring", "refused"
     ] = happening.action
-    assert_type((action, happening.at), tuple[Action, datetime])
+    assert_type((action, happening.action), tuple[Action, Action])
+    assert_type(happening.at, datetime)
     assert_type((happening.key, happening.key_id), tuple[APIKey | None, str | None])
     assert_type((happening.actor, happening.details), tuple[str | None, Mapping[str, Any]])
     assert_type(keys.refused(MissingKeyError()), None)
@@ -360,8 +361,8 @@ def closed(error: ClosedError) -> None:
 
 def logs(record: logging.LogRecord, event: dict[str, Any]) -> None:
     """What is masked."""
-    install()
-    install("", "uvicorn.access")
+    assert_type(install(), None)
+    assert_type(install("", "uvicorn.access"), None)
     assert_type(MaskTokens().filter(record), bool)
     assert_type(mask_tokens(None, "info", event), MutableMapping[str, Any])
 
