@@ -23,7 +23,7 @@ demo: $(VENV)/.wheel ## Starts a protected FastAPI app on SQLite and prints curl
 	@$(BIN)/pip install --quiet --constraint constraints.txt --group demo
 	@$(BIN)/python examples/demo/serve.py --port $(PORT)
 
-test: rust-test python-test ## Runs all tests.
+test: rust-test python-test ## Runs the tests.
 
 # The tests build the documentation, as `make docs` does.
 check: lint test fuzz-briefly ## Exactly what CI runs.

@@ -214,7 +214,8 @@ def check(language: str, body: str) -> None:
 def installable(match: re.Match[str]) -> str:
     """Checks that what a page has installed is there, with its extras; gives what runs instead."""
     for name, extras in _REQUIREMENT.findall(re.sub(r"[\"']|(?:^| )-\S+", " ", match[1])):
-        offered = metadata.metadata(name).get_all("Provides-Extra") or []
+        package = "keylatch" if name == "." else name  # in a clone
+        offered = metadata.metadata(package).get_all("Provides-Extra") or []
         missing = set(filter(None, extras.split(","))) - set(offered)
         if missing:
             raise LookupError(f"{name} has no extra {missing}")

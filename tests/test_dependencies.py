@@ -1,12 +1,10 @@
-"""What a route can ask for beside the key itself: a key if there is one, or whom it belongs to."""
+"""What a route can ask for beside the key itself: a key if there is one."""
 
 import json
-from dataclasses import dataclass
-from functools import partial
 from typing import Annotated
 
 import pytest
-from fastapi import Depends, FastAPI, HTTPException, Response, Security
+from fastapi import FastAPI, HTTPException, Response, Security
 from fastapi.security import SecurityScopes
 from starlette.requests import HTTPConnection
 
@@ -21,34 +19,6 @@ pytestmark = pytest.mark.anyio
 def bearer(token: str) -> list[tuple[bytes, bytes]]:
     """The header that carries a token."""
     return [(b"authorization", f"Bearer {token}".encode())]
-
-
-@dataclass
-class User:
-    """A user of the application."""
-
-    name: str
-
-
-USERS = {"u1": User("Ada")}
-
-
-async def async_user(owner: str) -> User | None:
-    """As most applications find one."""
-    return USERS.get(owner)
-
-
-def user(owner: str) -> User | None:
-    """As those find one whose database blocks."""
-    return USERS.get(owner)
-
-
-class Users:
-    """As those find one that keep an object for it."""
-
-    async def __call__(self, owner: str) -> User | None:
-        """Finds one."""
-        return USERS.get(owner)
 
 
 @pytest.fixture
@@ -69,17 +39,6 @@ def app(auth) -> FastAPI:
     @app.get("/scoped")
     async def scoped(key: Annotated[APIKey | None, Security(auth.optional, scopes=["a"])]) -> str:
         return "nobody" if key is None else key.id
-
-    return app
-
-
-def of_owner(auth, load, **options) -> FastAPI:
-    """An application whose route says who calls it."""
-    app = FastAPI()
-
-    @app.get("/")
-    async def route(found: Annotated[User, Security(auth.owner(load), **options)]) -> str:
-        return found.name
 
     return app
 
@@ -131,82 +90,6 @@ async def test_an_optional_key_is_documented_as_such(keys, ask):
         {"APIKey": []},
         {"APIKey-X-API-Key": []},
     ]
-
-
-@pytest.mark.parametrize(
-    "load",
-    [
-        async_user,
-        user,
-        Users(),
-        partial(user),
-        partial(async_user),
-        lambda owner: async_user(str(owner)),
-    ],
-)
-async def test_a_key_leads_to_its_owner(auth, keys, ask, load):
-    """Whatever kind of callable finds it."""
-    app = of_owner(auth, load)
-    new = await keys.create(name="ci", owner="u1")
-    answer = await ask(app, bearer(new.token))
-    assert (answer.status, answer.body) == (200, b'"Ada"')
-    assert (await ask(app)).status == 401
-
-
-async def test_a_key_without_an_owner_is_as_an_invalid_one(auth, keys, ask):
-    """Also one whose owner is gone: nobody is let in as nobody."""
-    app = of_owner(auth, async_user)
-    invalid = await ask(app, bearer("junk"))
-    for owner in (None, "gone"):
-        new = await keys.create(name="ci", owner=owner)
-        answer = await ask(app, bearer(new.token))
-        assert (answer.status, answer.body) == (401, invalid.body)
-        assert answer.header("www-authenticate") == invalid.header("www-authenticate")
-
-
-async def test_an_owner_is_asked_for_with_scopes(auth, keys, ask):
-    """They are the key's to have, before its owner is looked for."""
-    asked = []
-
-    async def load(owner: str) -> User | None:
-        asked.append(owner)
-        return USERS.get(owner)
-
-    app = of_owner(auth, load, scopes=["a"])
-    new = await keys.create(name="ci", owner="u1")
-    assert (await ask(app, bearer(new.token))).status == 403
-    assert asked == []
-    new = await keys.create(name="ci", owner="u1", scopes=["a"])
-    assert (await ask(app, bearer(new.token))).status == 200
-
-
-async def test_what_finds_an_owner_has_dependencies(auth, keys, ask):
-    """Such as the session of a database; and parameters of the request, as ever."""
-    app = FastAPI()
-
-    def session() -> dict[str, User]:
-        return USERS
-
-    async def load(
-        owner: str, users: Annotated[dict, Depends(session)], greeting: str = "Hello"
-    ) -> User:
-        return User(f"{greeting} {users[owner].name}")
-
-    @app.get("/")
-    async def route(found: Annotated[User, Depends(auth.owner(load))]) -> str:
-        return found.name
-
-    new = await keys.create(name="ci", owner="u1")
-    answer = await ask(app, bearer(new.token))
-    assert (answer.status, answer.body) == (200, b'"Hello Ada"')
-    assert (await ask(app)).status == 401
-
-
-async def test_what_finds_no_owner_is_refused(auth):
-    """A function that takes none would be given one."""
-    for load in (lambda: None, lambda *, _: None):
-        with pytest.raises(TypeError, match="first argument"):
-            auth.owner(load)
 
 
 async def test_the_refusals_of_a_protected_route_are_documented(keys, ask):
@@ -305,6 +188,9 @@ async def test_what_an_application_adds_to_the_dependency_holds_for_all_that_sta
 
     def other() -> None:
         """Another scheme that knows nobody."""
+
+    def user(owner: str) -> str:
+        return owner
 
     for path, dependency in {
         "/": auth,

@@ -127,6 +127,13 @@ def test_a_key_leads_to_its_user(client, ada):
     assert answer.json() == {"user_id": "ada", "first_name": "Ada", "last_name": "Lovelace"}
 
 
+def test_the_page_of_the_docs_shows_the_answers(client):
+    """Each that the routes give to keys which may not pass."""
+    operations = client.get("/openapi.json").json()["paths"]
+    assert {"401", "503"} < set(operations["/user"]["get"]["responses"])
+    assert {"401", "403", "503"} < set(operations["/user/keys"]["post"]["responses"])
+
+
 def test_two_users_do_not_mix(client, ada, grace):
     """Each key leads to its own user, and neither user can revoke a key of the other."""
     assert client.get("/user", headers=bearer(grace)).json()["user_id"] == "grace"

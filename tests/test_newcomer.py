@@ -28,8 +28,7 @@ $ curl http://127.0.0.1:8000/items
 def newcomer(tmp_path_factory, curl) -> tuple[Path, dict[str, str]]:
     """A Python that has what the first command of the site installs, and no more.
 
-    The command is run as it stands: the wheel that was built is there already, where otherwise it
-    would come from PyPI.
+    It installs the wheel that was built, where the command would build the same from a clone.
     """
     folder = tmp_path_factory.mktemp("newcomer")
     (wheel,) = (ROOT / "target" / "wheels").glob("*.whl")
@@ -41,9 +40,10 @@ def newcomer(tmp_path_factory, curl) -> tuple[Path, dict[str, str]]:
         "PIP_CONSTRAINT": str(ROOT / "constraints.txt"),
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     }
-    install = fences(START.read_text("utf-8"))[0]
-    assert install.body == 'pip install "keylatch[fastapi,cli]" uvicorn\n'
-    command = ["bash", "-e", "-c", f"pip install --no-index '{wheel}'\n{install.body}"]
+    install = fences(START.read_text("utf-8"))[0].body
+    assert install == 'pip install ".[fastapi,cli]" uvicorn\n'
+    assert install == fences(section(README.read_text("utf-8"), "Fifteen lines"))[0].body
+    command = ["bash", "-e", "-c", install.replace('".', f'"{wheel}')]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return programs / "python", environment

@@ -30,7 +30,7 @@ def environment(tmp_path) -> dict[str, str]:
 def test_the_quick_start_works_as_it_stands(tmp_path, environment, free_port):
     """Its file and its shell lines, pasted, serve a route that the shown token opens."""
     (tmp_path / "main.py").write_text(PYTHON[0])
-    script = SHELL[0].replace("uvicorn main:app", f"exec uvicorn main:app --port {free_port}")
+    script = SHELL[1].replace("uvicorn main:app", f"exec uvicorn main:app --port {free_port}")
     process = subprocess.Popen(
         ["bash", "-e", "-c", script],
         cwd=tmp_path,
@@ -90,6 +90,15 @@ def test_its_table_of_figures_is_that_of_the_documentation():
     rows = re.findall(r"^\| .*µs.*(?:\n\|.*)+", README, re.MULTILINE)
     assert rows
     assert all(row in figures for row in rows)
+
+
+def test_its_chart_shows_what_its_table_says():
+    """Requests a second, of each contender that the table has."""
+    chart = ET.parse(ROOT / "docs" / "requests.svg")
+    shown = {text.text.split()[0] for text in chart.iter("{http://www.w3.org/2000/svg}text")}
+    rates = re.findall(r"^\|[^|]*\|[^|]*\| ([\d,]+) \| [\d.]+ \|$", README, re.MULTILINE)
+    assert len(rates) > 5
+    assert {rate for rate in rates if int(rate.replace(",", "")) > 9} <= shown
 
 
 def test_the_picture_of_the_terminal_shows_what_the_commands_print(tmp_path):

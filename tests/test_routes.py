@@ -1,8 +1,5 @@
 """Which routes of an application are found to stand open: those that let nobody's request in."""
 
-import json
-import re
-from contextlib import suppress
 from typing import Annotated
 
 import pytest
@@ -16,6 +13,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
+from surveyed import lets_in, opaque, plain, socket
 
 from keylatch import APIKey, APIKeys
 from keylatch.asgi import APIKeyMiddleware
@@ -27,29 +25,12 @@ from keylatch.routes import survey
 pytestmark = pytest.mark.anyio
 
 
-async def plain(request) -> PlainTextResponse:
-    """A route of Starlette."""
-    return PlainTextResponse("in")
-
-
-async def socket(websocket) -> None:
-    """A WebSocket of Starlette."""
-    await websocket.accept()
-    await websocket.close()
-
-
 class Endpoint(HTTPEndpoint):
     """Answers whatever method it has."""
 
     async def get(self, request) -> PlainTextResponse:
         """Answers."""
         return PlainTextResponse("in")
-
-
-async def opaque(scope, receive, send) -> None:
-    """An application without routes."""
-    if scope["type"] == "http":
-        await PlainTextResponse("in")(scope, receive, send)
 
 
 def routed() -> APIRouter:
@@ -175,34 +156,12 @@ OPEN = {
 }
 
 
-async def lets_in(app, ask, path: str, methods) -> bool:
-    """Whether a route answers somebody without a credential otherwise than by a refusal."""
-    path = re.sub(r"\{.*?\}|\*", "name", path)
-    if methods != ["WEBSOCKET"]:
-        method = "GET" if "*" in methods else methods[0]
-        headers = [(b"host", b"other.example")] if path == "/host" else []
-        return (await ask(app, headers, method=method, path=path)).status not in (401, 403)
-    sent = []
-
-    async def receive():
-        return {"type": "websocket.connect"} if not sent else {"type": "websocket.disconnect"}
-
-    async def send(message) -> None:
-        sent.append(message["type"])
-
-    scope = {"type": "websocket", "path": path, "raw_path": path.encode(), "headers": []}
-    scope |= {"query_string": b"", "scheme": "ws", "subprotocols": [], "root_path": ""}
-    with suppress(Exception):  # of FastAPI, which lets a refusal of a dependency through
-        await app(scope, receive, send)
-    return "websocket.accept" in sent
-
-
 async def test_each_open_route_is_found(app, ask):
     """Those that are found open let a request in that carries nothing, and no other does."""
     found = survey(app)
     assert {each.path for each in found if each.open} == OPEN
     for each in found:
-        assert await lets_in(app, ask, each.path, each.methods) is each.open, each
+        assert await lets_in(app, ask, each) is each.open, each
 
 
 async def test_what_a_route_asks_for_is_told(app):
@@ -284,7 +243,7 @@ async def test_overrides_protect_only_the_routes_of_their_application(keys, ask)
     assert len(found) == 6
     for each in found:
         assert each.open is not each.path.startswith("/included"), each
-        assert await lets_in(app, ask, each.path, each.methods) is each.open, each
+        assert await lets_in(app, ask, each) is each.open, each
 
 
 async def test_a_parameter_of_an_own_kind_may_hold_slashes(keys, ask, monkeypatch):
@@ -303,11 +262,11 @@ async def test_a_parameter_of_an_own_kind_may_hold_slashes(keys, ask, monkeypatc
 
 
 async def test_an_application_that_is_mounted_in_itself_ends(keys):
-    """It is surveyed once."""
+    """It is surveyed once, and stands open below that as far as can be seen."""
     app = Starlette(routes=[Route("/", plain)])
     app.mount("/again", app)
-    assert [each.path for each in survey(app)] == ["/"]
-    assert json.dumps([each.path for each in survey(app)])
+    found = [(each.path, each.note) for each in survey(app)]
+    assert found == [("/", ""), ("/again/*", "mounted in itself")]
 
 
 def test_a_fastapi_that_hides_routes_is_refused(monkeypatch):

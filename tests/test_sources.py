@@ -1,7 +1,9 @@
 """Keys in cookies and query strings: read strictly, by explicit choice, and nowhere shown."""
 
 import asyncio
+import inspect
 import json
+import re
 import traceback
 from http.cookies import SimpleCookie
 from typing import Annotated
@@ -253,6 +255,23 @@ def test_a_token_is_put_where_it_is_looked_for(keys_of_nobody):
         auth = APIKeyAuth(keys_of_nobody, **options)
         for each in (auth, auth.over(keys_of_nobody)):
             assert (each.headers_of("t"), each.query_of("t")) == (headers, query)
+
+
+@pytest.mark.parametrize(
+    ("place", "dangers"),
+    [
+        ("cookie", ["CSRF", "WebSocket", "SameSite", "HttpOnly", "Secure", "__Host-", "Origin"]),
+        ("query", ["access logs", "browser histories", "Referer", "copy", "minutes"]),
+    ],
+)
+def test_who_opens_a_place_is_warned(place, dangers):
+    """Both are off, and the documentation of the argument names what they bring."""
+    for opens in (APIKeyAuth, APIKeyMiddleware):
+        assert inspect.signature(opens).parameters[place].default is None
+    said = inspect.getdoc(APIKeyAuth).partition(f"    {place}: ")[2]
+    words = " ".join(re.split(r"\n    \w+: ", said)[0].split())
+    assert "WARNING: " in words
+    assert [danger for danger in dangers if danger not in words] == []
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import websockets
 from canaries import Canaries
 from connections import HANDSHAKE, PATIENCE, connected, exchange, head_of, serving, talk
 from fastapi import FastAPI, Request, Security, WebSocket
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import SecurityScopes
 from fastapi.sse import EventSourceResponse
 from starlette.applications import Starlette
@@ -25,7 +25,12 @@ from subject import SILENT
 from keylatch import APIKey, APIKeys, SecretRing
 from keylatch.asgi import APIKeyMiddleware, verified_key, verify_again
 from keylatch.errors import AuthenticationError, MissingKeyError, UnavailableError
-from keylatch.fastapi import APIKeyAuth, problem_handler, unavailable_error_handler
+from keylatch.fastapi import (
+    APIKeyAuth,
+    RefusedError,
+    problem_handler,
+    unavailable_error_handler,
+)
 from keylatch.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -245,6 +250,39 @@ async def test_who_is_refused_has_http_s_answer_instead_of_a_socket(app, keys, n
         assert status == 401
         assert b"content-type: application/json" in head
         assert json.loads(body) == {"detail": "API key missing: send one with the request"}
+
+
+@in_each_server
+async def test_handlers_of_refusals_answer_sockets_too(app, keys, new, feed, ws):
+    """The application's own, and ``problem_handler``; those that cannot be answered are closed."""
+
+    async def own(request: HTTPConnection, refused: RefusedError) -> JSONResponse:
+        said = {"error": refused.error.code}
+        return JSONResponse(said, refused.status_code, headers=refused.headers)
+
+    lacking = await keys.create(name="other")
+    for handler, kind, member in (
+        (own, "application/json", "error"),
+        (problem_handler, "application/problem+json", "code"),
+    ):
+        app.add_exception_handler(RefusedError, handler)
+        app.middleware_stack = None  # as of an application that has not started
+        async with served(app, feed, ws=ws) as port:
+            for token, status, code in (
+                (None, 401, "missing_key"),
+                ("nonsense", 401, "invalid_key"),
+                (lacking.token, 403, "insufficient_scope"),
+            ):
+                with pytest.raises(websockets.InvalidStatus) as refused:
+                    await opened(port, "/feed", token)
+                response = refused.value.response
+                assert (response.status_code, json.loads(response.body)[member]) == (status, code)
+                assert response.headers["Content-Type"] == kind
+                assert response.headers["WWW-Authenticate"].startswith("Bearer realm")
+            async with opened(port, "/feed", new.token) as connection:
+                assert await connection.recv() == new.key.id
+        closed = await talk(app, path="/feed")
+        assert closed == [{"type": "websocket.close", "code": 1008, "reason": ""}]
 
 
 @in_each_server

@@ -1,11 +1,18 @@
 """The pytest plugin, in the tests of an application that somebody else might write."""
 
+import asyncio
+
 import pytest
 
 APP = """
 from typing import Annotated
 
-from fastapi import FastAPI, Security
+from fastapi import APIRouter, FastAPI, HTTPException, Response, Security
+from fastapi.security import SecurityScopes
+from starlette.applications import Starlette
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import HTTPConnection
+from starlette.routing import Mount
 
 from keylatch import APIKey, APIKeys, SecretRing
 from keylatch.fastapi import APIKeyAuth
@@ -34,6 +41,43 @@ async def load(owner: str):
 @app.get("/me")
 async def me(user: Annotated[str, Security(auth.owner(load))]):
     return user
+
+
+mounted, deeper, behind = FastAPI(), FastAPI(), FastAPI()
+for each in (mounted, deeper, behind):
+    each.get("/items")(items)
+    each.get("/maybe")(maybe)
+mounted.mount("/deeper", Starlette(routes=[Mount("/starlette", deeper)]))
+mounted.mount("/itself", mounted)
+app.mount("/mounted", mounted)
+app.mount("/behind", GZipMiddleware(behind))
+
+
+class OnlyAtHome(APIKeyAuth):
+    place = "home"
+
+    def __init__(self, keys, *, place):
+        super().__init__(keys, scheme_name="OnlyAtHome", rate_limit=None, realm="home")
+        self.place = place
+
+    async def __call__(
+        self, connection: HTTPConnection, scopes: SecurityScopes, response: Response = None
+    ) -> APIKey:
+        if connection.headers.get("x-place") != self.place:
+            raise HTTPException(403, "not from here")
+        return await super().__call__(connection, scopes, response)
+
+
+at_home = OnlyAtHome(keys, place="there")
+home = APIRouter(prefix="/home")
+for path, dependency in {
+    "/": at_home,
+    "/maybe": at_home.optional,
+    "/either": at_home.either(lambda: None),
+    "/me": at_home.owner(load),
+}.items():
+    home.get(path, dependencies=[Security(dependency)])(lambda: "in")
+app.include_router(home)
 """
 
 
@@ -56,7 +100,8 @@ def test_a_client_holds_a_key_with_these_scopes(tests):
     """No database is asked, scopes count, and the application is as it was afterwards."""
     tests(
         """
-        from app import app, auth
+        import pytest
+        from app import app, auth, behind, deeper, mounted
 
 
         def test_passes(keylatch_client):
@@ -80,11 +125,68 @@ def test_a_client_holds_a_key_with_these_scopes(tests):
             assert one.get("/maybe", headers=headers).json() is None
 
 
+        def test_reaches_what_is_mounted(keylatch_client):
+            client = keylatch_client(app, auth, "items:read", owner="u1")
+            for path in ("/mounted", "/mounted/deeper/starlette", "/behind", "/mounted/itself"):
+                assert client.get(f"{path}/items").json() == "u1"
+                assert client.get(f"{path}/maybe").json() == "u1"
+                assert client.get(f"{path}/items", headers={"Authorization": ""}).status_code == 401
+
+
+        def test_asks_no_real_collection_by_mistake(keylatch_client):
+            with pytest.raises(TypeError, match="FastAPI"):
+                keylatch_client(lambda: app, auth)
+
+
         def test_leaves_nothing_behind():
-            assert app.dependency_overrides == {}
+            for each in (app, mounted, deeper, behind):
+                assert each.dependency_overrides == {}
+        """,
+        passed=6,
+    )
+
+
+def test_a_subclass_is_as_strict_as_in_production(tests):
+    """What an application adds to the dependency decides in tests, too, with what it keeps."""
+    tests(
+        """
+        import pytest
+        from app import app, at_home
+
+
+        @pytest.mark.parametrize("path", ["/", "/maybe", "/either", "/me"])
+        def test_place(keylatch_client, path):
+            client = keylatch_client(app, at_home, owner="u1")
+            answer = client.get(f"/home{path}")
+            assert (answer.status_code, answer.json()) == (403, {"detail": "not from here"})
+            client.headers["X-Place"] = "there"
+            assert client.get(f"/home{path}").json() == "in"
+            client.headers["Authorization"] = "Bearer test_junk"
+            answer = client.get(f"/home{path}")
+            assert answer.status_code == 401
+            assert 'realm="home"' in answer.headers["WWW-Authenticate"]
         """,
         passed=4,
     )
+
+
+def test_who_lacks_the_client_is_told_what_to_install(tests):
+    """By name, in the error of the test."""
+    done = tests(
+        """
+        import sys
+
+        from app import app, auth
+
+        sys.modules |= {"httpx": None, "httpx2": None}
+
+
+        def test_client(keylatch_client):
+            keylatch_client(app, auth)
+        """,
+        failed=1,
+    )
+    done.stdout.fnmatch_lines("*pip install httpx2*")
 
 
 def test_keys_are_managed_and_time_is_moved(tests):
@@ -173,3 +275,10 @@ def test_another_header_carries_the_token_where_the_application_says_so(tests):
         """,
         passed=1,
     )
+
+
+def test_keys_of_tests_are_cheap(keylatch_keys, keylatch_key):
+    """Their hashes are HMACs, so that a suite may make as many as it likes."""
+    key = keylatch_key().key
+    record = asyncio.run(keylatch_keys._store.load(key.id))
+    assert record.hash.startswith("$hmac-sha256$")

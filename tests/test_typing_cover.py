@@ -1,7 +1,9 @@
 """That ``typing_tests/`` leave no public signature out. Reads them, and runs none.
 
-A member counts where its receiver is known: by an annotation, by the call of its class, or by an
-``assert_type``. So ``page.items`` says nothing of another class that has ``items``.
+A function, method or field counts where an ``assert_type`` has it, or has what was made of it. A
+class counts where it is named. A member counts where its receiver is known: by an annotation, by
+the call of its class, or by an ``assert_type``. So ``page.items`` says nothing of another class
+that has ``items``.
 """
 
 import ast
@@ -78,7 +80,7 @@ def asked_for(module: str) -> Iterator[str]:
 
 
 def named(source: str) -> set[str]:
-    """Everything of keylatch that a file names."""
+    """Everything of keylatch whose type a file asserts, and the classes that it names."""
     tree = ast.parse(source)
     known = {
         alias.name: vars(import_module(node.module))[alias.name]
@@ -96,7 +98,7 @@ def named(source: str) -> set[str]:
 def named_in(function: ast.AST, known: dict[str, object]) -> Iterator[str]:
     """The same of a function, with those within."""
     classes = {name: thing for name, thing in known.items() if isinstance(thing, type)}
-    variables = {}
+    variables, origins = {}, {}
     for node in ast.walk(function):
         match node:
             case (
@@ -105,17 +107,56 @@ def named_in(function: ast.AST, known: dict[str, object]) -> Iterator[str]:
                 | ast.Call(ast.Name("assert_type"), [ast.Name(name), ast.Name(kind)])
             ) if kind in classes:
                 variables[name] = classes[kind]
+        for name, value in made(node):
+            origins.setdefault(name, []).append(value)
     for node in ast.walk(function):
         match node:
             case ast.arg(name):
                 yield f"keylatch.testing.{name}"  # fixtures are asked for by name
-            case ast.Name(name) if name in known:
-                yield place(known[name], name)
-            case ast.Attribute(ast.Name(name) | ast.Call(ast.Name(name)), attribute):
-                kind = variables.get(name, classes.get(name))
-                yield (kind and member(kind, attribute)) or ""
-            case ast.Call(ast.Name(name)) if name in variables:
-                yield member(variables[name], "__call__") or ""
+            case ast.Name(name) if name in classes:
+                yield place(classes[name], name)
+            case ast.Call(ast.Name("assert_type"), [value, _]):
+                for each in asserted(value, origins):
+                    yield named_by(each, known, classes | variables) or ""
+
+
+def named_by(node: ast.AST, known: dict[str, object], kinds: dict[str, type]) -> str | None:
+    """What of keylatch an expression is, or the call of it."""
+    match node:
+        case ast.Name(name) if name in known:
+            return place(known[name], name)
+        case ast.Attribute(ast.Name(name) | ast.Call(ast.Name(name)), attribute) if name in kinds:
+            return member(kinds[name], attribute)
+        case ast.Call(ast.Name(name)) if name in kinds and name not in known:
+            return member(kinds[name], "__call__")
+    return None
+
+
+def made(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    """The variables that a statement gives a value, and what it makes that of."""
+    match node:
+        case ast.Assign([ast.Name(name)], value) | ast.withitem(value, ast.Name(name)):
+            yield name, value
+        case ast.For(ast.Name(name), value) | ast.AsyncFor(ast.Name(name), value):
+            yield name, value
+        case ast.FunctionDef(name) | ast.AsyncFunctionDef(name):
+            yield from ((name, each) for each in node.decorator_list)
+
+
+def asserted(value: ast.AST, origins: dict[str, list[ast.AST]]) -> Iterator[ast.AST]:
+    """What an expression has the type of, or of a part of it."""
+    yield value
+    match value:
+        case ast.Tuple(elements):
+            inner = elements
+        case ast.Await(each) | ast.Call(each):
+            inner = [each]
+        case ast.Name(name):
+            inner = origins.get(name, [])
+        case _:
+            inner = []
+    for each in inner:
+        yield from asserted(each, origins)
 
 
 @functools.cache
@@ -150,20 +191,39 @@ def test_no_public_module_is_left_out():
 
 
 def test_the_same_name_of_another_class_does_not_count():
-    """What names ``keys.get`` names no other ``get``, and an unknown receiver names nothing."""
+    """What asserts ``keys.get`` asserts no other ``get``, and an unknown receiver is nothing."""
     source = """
 from keylatch import APIKeys, Page
-def one(keys: APIKeys, others):
-    keys.get
-    others.revoke
-    {}.items
+async def one(keys: APIKeys, others):
+    assert_type(await keys.get("id"), APIKey)
+    assert_type(others.revoke, None)
+    assert_type({}.items, None)
 async def two(keys, page: Page):
-    keys.list
-    page.next_cursor
+    assert_type(keys.list, None)
+    assert_type(page.next_cursor, None)
 """
     assert {name for name in named(source) if not name.startswith("keylatch.testing")} - {""} == {
         "keylatch.keys.APIKeys",
         "keylatch.management.KeyManagement.get",
         "keylatch.records.Page",
         "keylatch.records.Page.next_cursor",
+    }
+
+
+def test_a_call_whose_type_is_not_asserted_does_not_count():
+    """Nor does a function that is mentioned, or what stands in the arguments of another."""
+    source = """
+from keylatch import APIKeys, mint, parse
+async def one(keys: APIKeys):
+    await keys.revoke("id")
+    parsed = parse("token")
+    assert_type(print(keys.flush, mint()), None)
+    async with keys.lifespan(None) as nothing:
+        found = await keys.verify("token")
+    assert_type((nothing, found), None)
+"""
+    assert {name for name in named(source) if not name.startswith("keylatch.testing")} - {""} == {
+        "keylatch.keys.APIKeys",
+        "keylatch.keys.APIKeys.lifespan",
+        "keylatch.keys.APIKeys.verify",
     }

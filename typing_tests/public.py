@@ -197,7 +197,8 @@ async def callbacks(keys: APIKeys, happening: Happening, one: Callable[[Happenin
     action: Literal[
         "created", "imported", "updated", "rotated", "revoked", "expiring", "refused"
     ] = happening.action
-    assert_type((action, happening.at), tuple[Action, datetime])
+    assert_type((action, happening.action), tuple[Action, Action])
+    assert_type(happening.at, datetime)
     assert_type((happening.key, happening.key_id), tuple[APIKey | None, str | None])
     assert_type((happening.actor, happening.details), tuple[str | None, Mapping[str, Any]])
     assert_type(keys.refused(MissingKeyError()), None)
@@ -232,6 +233,16 @@ async def load(owner: str) -> User | None:
 def load_in_a_thread(owner: str, session: Session) -> User | None:
     """Finds one."""
     return session.get(User, owner)
+
+
+async def load_by_yielding(owner: str) -> AsyncIterator[User | None]:
+    """Finds the user of a key, and closes what that took."""
+    yield User() if owner else None
+
+
+def load_by_yielding_in_a_thread(owner: str) -> Iterator[User | None]:
+    """The same, blocking."""
+    yield User() if owner else None
 
 
 async def user_of_a_jwt(token: str | None) -> User | None:
@@ -313,6 +324,8 @@ async def fastapi(keys: APIKeys, connection: HTTPConnection, scopes: SecuritySco
     assert_type(await carried(connection, scopes), APIKey | Undecided)
     assert_type(auth.owner(load), Callable[..., Awaitable[User]])
     assert_type(auth.owner(load_in_a_thread), Callable[..., Awaitable[User]])
+    assert_type(auth.owner(load_by_yielding), Callable[..., Awaitable[User]])
+    assert_type(auth.owner(load_by_yielding_in_a_thread), Callable[..., Awaitable[User]])
     assert_type(auth.over(keys), APIKeyAuth)
     assert_type(auth.headers_of("a token"), dict[str, str])
     assert_type(keys_router(auth), APIRouter)
@@ -348,8 +361,8 @@ def closed(error: ClosedError) -> None:
 
 def logs(record: logging.LogRecord, event: dict[str, Any]) -> None:
     """What is masked."""
-    install()
-    install("", "uvicorn.access")
+    assert_type(install(), None)
+    assert_type(install("", "uvicorn.access"), None)
     assert_type(MaskTokens().filter(record), bool)
     assert_type(mask_tokens(None, "info", event), MutableMapping[str, Any])
 

@@ -91,13 +91,13 @@ async def verify_api_key(key: Annotated[APIKey, Security(api_key_header)], db: D
 
 
 @asynccontextmanager
-async def lifespan(_: object) -> AsyncIterator[None]:
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Makes the tables that are missing, and starts and ends keylatch with the app."""
     async with engine.begin() as connection:
         for table in Base.metadata.sorted_tables:
             # Not create_all: it looks first, so that two processes would both create.
             await connection.execute(CreateTable(table, if_not_exists=True))
-    async with keys:
+    async with keys.lifespan(app):
         yield
     await engine.dispose()
 

@@ -38,6 +38,10 @@ class APIKeyMiddleware:
     Answers to a key in its grace period say so, with ``Deprecation`` and ``Sunset``, unless the
     application sends such headers of its own.
 
+    OpenAPI documents show neither a scheme nor an answer of a middleware, which FastAPI does not
+    know of. Where they are to, use the dependency instead of it or behind it:
+    ``FastAPI(dependencies=[Security(auth)])`` asks for a key on every route.
+
     A CORS preflight carries no key and is refused like anything else. Put ``CORSMiddleware``
     outside, which answers preflights and lets browsers read refusals: in FastAPI and Starlette,
     add it after this one.

@@ -7,6 +7,7 @@ exit code of it.
 import os
 from dataclasses import asdict
 from datetime import UTC, datetime
+from importlib import metadata as packages
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -78,6 +79,23 @@ app.add_typer(leaking)
 app.add_typer(db, name="db")
 app.add_typer(secrets, name="secret")
 app.add_typer(importing, name="import")
+
+
+def _tell_version(wanted: bool) -> None:  # noqa: FBT001 - as Typer calls it
+    if wanted:
+        output.write(f"keylatch {packages.version('keylatch')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _all(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()

@@ -190,7 +190,7 @@ def routes(found: Sequence[Mapping[str, Any]]) -> None:
     lines = [
         (
             " ".join(row["methods"]),
-            row["path"],
+            f"{row['host']}{row['path']}",
             ("allowed" if row["allowed"] else "open") if row["open"] else ", ".join(row["schemes"]),
             " ".join(row["scopes"]),
             row["note"],

@@ -8,15 +8,26 @@ from typing import Any
 
 @contextmanager
 def reading(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows how many things and bytes were read, of which nobody knows how many there are."""
-    from rich.progress import BarColumn, FileSizeColumn, Progress, TextColumn, TransferSpeedColumn
+    """Shows how many things and bytes were read, how fast and for how long.
+
+    How many there are nobody knows without a walk of its own.
+    """
+    from rich.progress import (
+        BarColumn,
+        FileSizeColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TransferSpeedColumn,
+    )
 
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.fields[things]:,}"),
+        TextColumn("{task.fields[things]:,} read"),
         FileSizeColumn(),
         TransferSpeedColumn(),
+        TimeElapsedColumn(),
         **_shown(),
     ) as progress:
         task = progress.add_task(what, total=None, things=0)

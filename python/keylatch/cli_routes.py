@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import re
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,9 +43,10 @@ def routes(
     allow: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PATH",
-            help="One that may: a whole path such as /health, or all below one, such as /static/*. "
-            "Again for more.",
+            metavar="[METHOD ]PATH",
+            help="One that may, as it is listed: a whole path such as /health, or all below one, "
+            'such as /static/*; with every method, or those before it, as in "GET /items" and '
+            '"WEBSOCKET /feed". /* allows but what is listed so. Again for more.',
         ),
     ] = None,
     as_json: AsJSON = False,
@@ -52,20 +54,24 @@ def routes(
     """List the routes of an application, and what each asks for.
 
     Imports a FastAPI or Starlette application, and calls none of its routes. One is open where
-    somebody without any credential gets in. What is not seen: whether another scheme than
-    keylatch's looks at what it is given, and whether a route class, a subclass of keylatch's or a
-    middleware of the application's own lets a request around a check. Needs neither server secret
+    somebody without any credential gets in. A path that ends with /* stands for all below it that
+    no other route has: files, what is no application of these two, and what a router serves by
+    default. A route of one host alone stands behind its name, as in other.example/health.
+
+    What is not seen: whether another scheme than keylatch's looks at what it is given; whether a
+    route class, a middleware or a subclass of the application's own lets a request around a check
+    or answers by itself; what a handler of errors serves for a 404 or a refusal; and routes that
+    are added when the application starts. Needs FastAPI 0.146 or later, and neither server secret
     nor database, unless the application does.
     """
     if find_spec("fastapi") is None:
         raise ConfigurationError('fastapi is not installed: pip install "keylatch[fastapi]"')
     from keylatch.routes import survey
 
-    allowed = [_allowed(path) for path in allow or []]
+    allowed = [each for text in allow or [] for each in _allowed(text)]
     found = survey(_load(target, app_dir, factory=factory))
     rows: list[dict[str, Any]] = [
-        asdict(each) | {"allowed": each.open and any(_is(path, each.path) for path in allowed)}
-        for each in found
+        asdict(each) | {"allowed": each.open and _is_allowed(each, allowed)} for each in found
     ]
     left = [row for row in rows if row["open"] and not row["allowed"]]
     if as_json:
@@ -73,24 +79,41 @@ def routes(
     else:
         output.routes(rows)
         output.say(f"routes: {len(rows)}, open and not allowed to be: {len(left)}")
-    for path in allowed:
-        if not any(row["allowed"] and _is(path, row["path"]) for row in rows):
-            output.say(f"--allow {path} is of no use: no open route is there")
+    opened = [(each, method) for each in found if each.open for method in each.methods]
+    for entry in allowed:
+        if not any(_allows(entry, *each) for each in opened):
+            output.say(f"--allow {' '.join(entry).strip()} is of no use: no open route is there")
     if fail_open and left:
         raise typer.Exit(_FOUND)
 
 
-def _allowed(path: str) -> str:
-    if not path.startswith("/") or path == "/*":
+def _allowed(text: str) -> Iterator[tuple[str, str]]:
+    """Each method with the place; the method is empty where all are meant."""
+    *methods, place = text.split() or [""]
+    if "/" not in place:
         raise ConfigurationError(
-            "what may stand open is named by its whole path as it is listed, such as /health, or "
-            "by all below one, such as /static/*"
+            "what may stand open is named by its whole path as it is listed, such as /health or "
+            '"GET /items", or by all below one, such as /static/*'
         )
-    return path
+    for method in methods or [""]:
+        yield method, place
 
 
-def _is(allowed: str, path: str) -> bool:
-    return path == allowed or (allowed.endswith("/*") and path.startswith(allowed[:-1]))
+def _is_allowed(route: Any, allowed: Sequence[tuple[str, str]]) -> bool:
+    """Whether every method of a route is."""
+    return all(any(_allows(each, route, method) for each in allowed) for method in route.methods)
+
+
+def _allows(entry: tuple[str, str], route: Any, method: str) -> bool:
+    named, place = entry
+    found = f"{route.host}{route.path}"
+    # That would be everything: by itself it only names what serves whatever is left.
+    below = place.endswith("/*") and place != "/*" and found.startswith(place[:-1])
+    if found != place and not below:
+        return False
+    # Starlette answers HEAD where it answers GET, with less.
+    both = named == "GET" and "GET" in route.methods
+    return named in ("", method) or (method == "HEAD" and both)
 
 
 def _load(target: str, directory: str, *, factory: bool) -> Any:

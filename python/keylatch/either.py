@@ -6,21 +6,23 @@ Knows FastAPI's dependencies and what a key is; nothing of how one is verified.
 import copy
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Annotated, Any, Final, get_args, get_origin
 
 from fastapi import Depends, Security, params
-from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from fastapi.dependencies.utils import get_typed_signature
 from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
-from keylatch.callables import is_async, yields, yields_async
-from keylatch.errors import ConfigurationError
+from keylatch.callables import yields
+from keylatch.calling import entered, give, overriding, without_parameters
 from keylatch.records import APIKey
 
 # Where the scope of a request has whether its key decides, by what asked for it.
 _ENTRY: Final = "keylatch.either"
+_OVERRIDDEN: Final = (
+    "beside a key, a dependency is overridden by a function without parameters that returns: take "
+    "another one for what auth.either() has made instead"
+)
 _KEYWORD: Final = inspect.Parameter.KEYWORD_ONLY
 
 
@@ -102,14 +104,8 @@ class _Choice:
         if connection.scope.get(_ENTRY, {}).get(self._mark, False):
             return None
         # FastAPI does not find what stands beside a key under the name that a test overrides.
-        overrides = getattr(connection.scope.get("app"), "dependency_overrides", None) or {}
-        call: Callable[..., Any] = overrides.get(self._call, self._call)
-        if call is not self._call and (get_typed_signature(call).parameters or yields(call)):
-            raise ConfigurationError(
-                "beside a key, a dependency is overridden by a function without parameters that "
-                "returns: take another one for what auth.either() has made instead"
-            )
-        return call
+        call: Callable[..., Any] = overriding(connection, self._call)
+        return call if call is self._call else without_parameters(call, otherwise=_OVERRIDDEN)
 
 
 class _Beside:
@@ -149,7 +145,7 @@ class _Beside:
             call = values.pop(self._own)
             if call is None:
                 return None
-            return await (_give(call, **values) if call is self.call else _give(call))
+            return await (give(call, **values) if call is self.call else give(call))
         finally:
             del values  # a traceback with locals must not show what credentials stand there
 
@@ -162,15 +158,11 @@ class _BesideGenerator(_Beside):
         try:
             call = values.pop(self._own)
             if call is not self.call:
-                yield None if call is None else await _give(call)
+                yield None if call is None else await give(call)
                 return
-            entered: AbstractAsyncContextManager[Any]
-            if yields_async(call):
-                entered = asynccontextmanager(call)(**values)
-            else:
-                entered = contextmanager_in_threadpool(contextmanager(call)(**values))
+            found_within = entered(call, **values)
             values.clear()
-            async with entered as found:
+            async with found_within as found:
                 yield found
         finally:
             del values
@@ -223,16 +215,6 @@ def _depends(parameter: inspect.Parameter) -> tuple[Any, Any]:
         kind, *others = get_args(kind)
         marks += others
     return next((each for each in marks if isinstance(each, params.Depends)), None), kind
-
-
-async def _give(call: Callable[..., Any], /, **values: Any) -> Any:
-    try:
-        if is_async(call):
-            return await call(**values)
-        found = await run_in_threadpool(call, **values)
-        return await found if inspect.isawaitable(found) else found
-    finally:
-        del values
 
 
 def _parameter(name: str, default: Any) -> inspect.Parameter:

@@ -3,6 +3,7 @@
 Knows FastAPI and the collection of keys. (No postponed annotations here: FastAPI reads them.)
 """
 
+import copy
 import functools
 from collections.abc import (
     AsyncIterable,
@@ -13,17 +14,18 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Self, TypeVar, overload
 from weakref import WeakSet
 
-from fastapi import APIRouter, FastAPI, Security
+from fastapi import APIRouter, FastAPI
 from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
-from keylatch import bounds, challenges, either, owners, router, schemes
+from keylatch import bounds, challenges, either, mounts, owners, router, schemes, variants
 from keylatch import openapi as openapi_document
+from keylatch.calling import give
 from keylatch.door import Door
 from keylatch.errors import (
     AuthenticationError,
@@ -82,8 +84,9 @@ class APIKeyAuth(SecurityBase):
     a ``Response`` that a route makes itself.
 
     The OpenAPI document shows one scheme for a dependency, which is all that FastAPI has a place
-    for; an application with ``lifespan=keys.lifespan`` shows one for each source as well, and
-    does not start if two different dependencies of its routes have one ``scheme_name``.
+    for; an application with ``lifespan=keys.lifespan`` shows one for each source and every answer
+    as well, and so do those that are mounted in it. It does not start if two different dependencies
+    of one document have one ``scheme_name``.
 
     Args:
         keys: The collection that the keys belong to.
@@ -150,23 +153,27 @@ class APIKeyAuth(SecurityBase):
     def __repr__(self) -> str:
         return f"APIKeyAuth({self.keys!r})"
 
-    def over(self, keys: APIKeys) -> "APIKeyAuth":
+    def over(self, keys: APIKeys) -> Self:
         """The same dependency over another collection: what a test puts in its place.
 
-        It has the same limit, and has counted nothing.
+        It is a copy, of the same class and with the same limit, and has counted nothing.
         """
         gate = self.door.gate
-        other = APIKeyAuth(
-            keys,
-            bearer=self._bearer,
-            headers=gate.headers,
-            cookie=gate.cookie,
-            query=gate.query,
-            realm=self._realm,
-            scheme_name=self.scheme_name,
-            rate_limit=None if gate.limiter is None else gate.limiter.rule,
+        other = copy.copy(self)
+        other.door = Door(
+            Gate(
+                keys,
+                bearer=self._bearer,
+                headers=gate.headers,
+                cookie=gate.cookie,
+                query=gate.query,
+                realm=self._realm,
+                rate_limit=None if gate.limiter is None else gate.limiter.rule,
+            ),
+            self.door.stands_for,
         )
-        other.door = Door(other.door.gate, self.door.stands_for)
+        other._documented = WeakSet()  # noqa: SLF001 - its own class
+        keys.on_startup(other._document)  # noqa: SLF001
         return other
 
     def headers_of(self, token: str) -> dict[str, str]:
@@ -215,7 +222,8 @@ class APIKeyAuth(SecurityBase):
         asks the database anew. A request without a key is refused: with
         ``auth.optional``, look again only where there is one.
 
-        Where a test has put another APIKeyAuth in this one's place, that one is asked.
+        Where a test has put another APIKeyAuth in this one's place, that one is asked; a function
+        there gives the key.
 
         Args:
             connection: The request, or the WebSocket.
@@ -227,10 +235,10 @@ class APIKeyAuth(SecurityBase):
             ValueError: A scope is malformed.
         """
         required = bounds.scopes(scopes)
-        overrides = getattr(connection.scope.get("app"), "dependency_overrides", None) or {}
-        stand_in = overrides.get(self)
-        asked = stand_in if isinstance(stand_in, APIKeyAuth) else self
-        return await asked.door.again(connection, required)
+        auth = variants.asked(self, connection)
+        if not variants.asks(auth):
+            return await give(auth)  # type: ignore[no-any-return] # whatever a test gives
+        return await auth.door.again(connection, required)
 
     def while_valid(
         self,
@@ -283,6 +291,16 @@ class APIKeyAuth(SecurityBase):
 
     @overload
     def owner(
+        self, load: Callable[Concatenate[str, ...], AsyncIterator[T | None]]
+    ) -> Callable[..., Awaitable[T]]: ...
+
+    @overload
+    def owner(
+        self, load: Callable[Concatenate[str, ...], Iterator[T | None]]
+    ) -> Callable[..., Awaitable[T]]: ...
+
+    @overload
+    def owner(
         self, load: Callable[Concatenate[str, ...], Awaitable[T | None]]
     ) -> Callable[..., Awaitable[T]]: ...
 
@@ -291,7 +309,7 @@ class APIKeyAuth(SecurityBase):
         self, load: Callable[Concatenate[str, ...], T | None]
     ) -> Callable[..., Awaitable[T]]: ...
 
-    def owner(self, load: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    def owner(self, load: Callable[..., Any]) -> Callable[..., Any]:
         """A dependency that gives whom a request's key belongs to, as the application has them.
 
         With ``async def user(owner: str, session: Annotated[Session, Depends(session)])`` that
@@ -300,7 +318,8 @@ class APIKeyAuth(SecurityBase):
 
         Args:
             load: Finds an owner by ``key.owner``; None if there is none. One that is not
-                ``async`` runs in a thread.
+                ``async`` runs in a thread. It returns the owner, or yields it, and goes on after
+                the request then.
 
         Returns:
             The dependency. A key without an owner, or whose owner is not found, is answered like
@@ -313,7 +332,7 @@ class APIKeyAuth(SecurityBase):
         def nobody(connection: HTTPConnection) -> Exception:
             return self.door.refused(connection, InvalidKeyError())
 
-        return owners.dependency(load, Annotated[APIKey, Security(self)], refuse=nobody)
+        return owners.dependency(load, self, refuse=nobody)
 
     @property
     def carried(self) -> CarriedAPIKey:
@@ -366,12 +385,16 @@ class APIKeyAuth(SecurityBase):
         return either.Either(self.carried, other)
 
     def _document(self, app: object) -> None:
-        """Has an application's OpenAPI document show all sources and answers of ours.
+        """Has an application's OpenAPI documents show all sources and answers of ours.
 
         Raises:
-            ConfigurationError: It would show another one for this one.
+            ConfigurationError: One would show another one for this one.
         """
-        if not isinstance(app, FastAPI) or app in self._documented:
+        for each in mounts.applications(app):
+            self._document_one(each)
+
+    def _document_one(self, app: FastAPI) -> None:
+        if app in self._documented:
             return
         if app.openapi_url is not None:
             self._refuse_namesakes(app)

@@ -276,6 +276,9 @@ class APIKeys(EventCallbacks, TokenIdentification):
             async def lifespan(app: FastAPI) -> AsyncIterator[None]:
                 async with partner.lifespan(app), internal.lifespan(app):
                     yield
+
+        It also completes the OpenAPI documents of the application and of those mounted in it,
+        which ``async with keys`` in its place would leave as FastAPI writes them.
         """
         for hook in self._startup_hooks:
             hook(app)

@@ -1,17 +1,19 @@
 """Makes a FastAPI dependency of what finds the owner of a key. Knows FastAPI and what a key is."""
 
-import functools
 import inspect
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, cast
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from contextlib import AsyncContextDecorator, ContextDecorator
+from typing import Annotated, Any, Final
 
-from fastapi.concurrency import run_in_threadpool
+from fastapi import Security
 from fastapi.requests import HTTPConnection
 
-from keylatch.callables import is_async
+from keylatch.callables import yields
+from keylatch.calling import entered, give, overriding
 from keylatch.records import APIKey
 
-_in_a_thread: Final = cast("Callable[..., Any]", run_in_threadpool)
+# What nobody is who owns keys, but what a function may return that does not say that it yields.
+_GENERATORS: Final = (AsyncGenerator, Generator, AsyncContextDecorator, ContextDecorator)
 _POSITIONAL: Final = (
     inspect.Parameter.POSITIONAL_ONLY,
     inspect.Parameter.POSITIONAL_OR_KEYWORD,
@@ -19,13 +21,17 @@ _POSITIONAL: Final = (
 
 
 def dependency(
-    load: Callable[..., Any], key: Any, *, refuse: Callable[[HTTPConnection], Exception]
-) -> Callable[..., Awaitable[Any]]:
+    load: Callable[..., Any],
+    auth: Callable[..., Any],
+    *,
+    refuse: Callable[[HTTPConnection], Exception],
+) -> Callable[..., Awaitable[Any] | AsyncIterator[Any]]:
     """A dependency that has a key verified, and then finds its owner.
 
     Args:
-        load: Finds one by ``key.owner``; its further parameters are dependencies.
-        key: The annotation of a parameter that has the key.
+        load: Finds one by ``key.owner``, and returns or yields it; its further parameters are
+            dependencies.
+        auth: The dependency that has the key verified.
         refuse: Makes what is raised where there is no owner, for a request.
 
     Raises:
@@ -34,25 +40,65 @@ def dependency(
     parameters = list(inspect.signature(load, eval_str=True).parameters.values())
     if not parameters or parameters[0].kind not in _POSITIONAL:
         raise TypeError("what loads an owner takes key.owner as its first argument")
-    call = load if is_async(load) else functools.partial(_in_a_thread, load)
 
+    def is_excused(key: APIKey | None, connection: HTTPConnection) -> bool:
+        """Whether a test has it that nobody has to have a key."""
+        return key is None and overriding(connection, auth) is not auth
+
+    owner = (_yielded if yields(load) else _returned)(load, refuse, is_excused)
+    own = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+        for name, annotation in (
+            ("keylatch_key", Annotated[APIKey, Security(auth)]),
+            ("keylatch_connection", HTTPConnection),
+        )
+    ]
+    others = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters[1:]]
+    # What FastAPI reads the dependencies from.
+    owner.__signature__ = inspect.Signature([*own, *others])  # type: ignore[union-attr]
+    return owner
+
+
+def _returned(
+    load: Callable[..., Any],
+    refuse: Callable[[HTTPConnection], Exception],
+    is_excused: Callable[[APIKey | None, HTTPConnection], bool],
+) -> Callable[..., Awaitable[Any]]:
     async def owner(
         *, keylatch_key: APIKey, keylatch_connection: HTTPConnection, **others: Any
     ) -> Any:
+        if is_excused(keylatch_key, keylatch_connection):
+            return None
         found = None
         if keylatch_key.owner is not None:
-            found = await call(keylatch_key.owner, **others)
-        if inspect.isawaitable(found):  # of a function that does not say that it is awaited
-            found = await found
+            found = await give(load, keylatch_key.owner, **others)
+        if isinstance(found, _GENERATORS):
+            raise TypeError("what loads an owner has returned a generator: load by one that yields")
         if found is None:
             raise refuse(keylatch_connection)
         return found
 
-    own = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
-        for name, annotation in (("keylatch_key", key), ("keylatch_connection", HTTPConnection))
-    ]
-    others = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters[1:]]
-    # What FastAPI reads the dependencies from.
-    owner.__signature__ = inspect.Signature([*own, *others])  # type: ignore[attr-defined]
+    return owner
+
+
+def _yielded(
+    load: Callable[..., Any],
+    refuse: Callable[[HTTPConnection], Exception],
+    is_excused: Callable[[APIKey | None, HTTPConnection], bool],
+) -> Callable[..., AsyncIterator[Any]]:
+    async def owner(
+        *, keylatch_key: APIKey, keylatch_connection: HTTPConnection, **others: Any
+    ) -> AsyncIterator[Any]:
+        if is_excused(keylatch_key, keylatch_connection):
+            yield None
+            return
+        found = None
+        if keylatch_key.owner is not None:
+            async with entered(load, keylatch_key.owner, **others) as found:
+                if found is None:
+                    raise refuse(keylatch_connection)
+                yield found
+        if found is None:  # also where the refusal was kept from getting out
+            raise refuse(keylatch_connection)
+
     return owner

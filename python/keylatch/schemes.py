@@ -13,12 +13,8 @@ from fastapi.openapi.models import APIKey as APIKeyScheme
 from fastapi.openapi.models import HTTPBearer as BearerScheme
 from fastapi.openapi.models import SecurityBase as Scheme
 
+from keylatch.mounts import routes_of
 from keylatch.openapi import OPTIONAL
-
-try:
-    from fastapi.routing import iter_route_contexts
-except ImportError:  # older ones keep every route in one list
-    iter_route_contexts = iter  # type: ignore[assignment]
 
 # What the name of a component of an OpenAPI document may not hold (OpenAPI 3.1, section 4.8.7).
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]")
@@ -59,7 +55,7 @@ def named(scheme_name: str, schemes: Sequence[Scheme]) -> Mapping[str, dict[str,
 
 def dependencies(app: FastAPI) -> Iterator[Any]:
     """Whatever a route of an application depends on, those that it has mounted left out."""
-    for route in iter_route_contexts(app.routes):
+    for route in routes_of(app):
         dependant: Dependant | None = getattr(route, "dependant", None)
         if dependant is not None:
             yield from _within(dependant)
@@ -67,7 +63,7 @@ def dependencies(app: FastAPI) -> Iterator[Any]:
 
 def operations(app: FastAPI) -> Iterator[tuple[tuple[str, str], Any]]:
     """The same with the path and the method of each route, as the document has them."""
-    for route in iter_route_contexts(app.routes):
+    for route in routes_of(app):
         dependant: Dependant | None = getattr(route, "dependant", None)
         if dependant is not None:
             names = [(route.path_format or "", each.lower()) for each in _methods(route)]

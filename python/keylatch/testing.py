@@ -56,8 +56,10 @@ class MakesClients(Protocol):
         """Makes one.
 
         Until the test ends, the application's routes ask the collection of the test instead of
-        ``auth``'s own. The client runs no lifespan unless it is entered with ``with``. A rate limit
-        of ``auth`` counts by ``keylatch_clock``, which has to be moved for requests to come back.
+        ``auth``'s own, those of FastAPI applications that are mounted in it included; by a copy of
+        ``auth``, so that what a subclass adds counts as ever. The client runs no lifespan unless it
+        is entered with ``with``. A rate limit of ``auth`` counts by ``keylatch_clock``, which has
+        to be moved for requests to come back. It needs ``httpx2``, as ``TestClient`` does.
 
         Args:
             app: The application.
@@ -112,14 +114,16 @@ def keylatch_client(
     def make(app: "FastAPI", auth: "APIKeyAuth", *scopes: str, **options: Any) -> "TestClient":
         from starlette.testclient import TestClient
 
+        from keylatch.mounts import applications
+
         # One for all clients of the test, since it counts what a rate limit allows.
         stand_in = stand_ins.setdefault(auth, auth.over(keylatch_keys))
-        for dependency, other in (
-            (auth, stand_in),
-            (auth.optional, stand_in.optional),
-            (auth.carried, stand_in.carried),
-        ):
-            monkeypatch.setitem(app.dependency_overrides, dependency, other)
+        found = list(applications(app))
+        if not found:
+            raise TypeError("keylatch_client takes a FastAPI application")
+        for each in found:
+            overrides: dict[Any, Any] = each.dependency_overrides
+            monkeypatch.setitem(overrides, auth, stand_in)
         token = keylatch_key(*scopes, **options).token
         client = TestClient(app, headers=auth.headers_of(token))
         client.params = client.params.merge(auth.query_of(token))

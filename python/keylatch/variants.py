@@ -4,7 +4,8 @@ Know a door and FastAPI. (No postponed annotations here: FastAPI reads them.)
 """
 
 import functools
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeGuard
 
 from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
@@ -12,6 +13,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from keylatch import either, openapi
+from keylatch.calling import give, overriding, without_parameters
 from keylatch.door import Door
 from keylatch.errors import InvalidKeyError, MissingKeyError
 from keylatch.records import APIKey
@@ -19,6 +21,12 @@ from keylatch.refusals import ClosedError, RefusedError
 
 if TYPE_CHECKING:
     from fastapi.openapi.models import SecurityBase as Scheme
+
+_OVERRIDDEN: Final = (
+    "beside what FastAPI calls by itself, an APIKeyAuth is overridden by another one, or by a "
+    "function without parameters that returns: override auth.optional, or what auth.either() or "
+    "auth.owner() has made, by any other"
+)
 
 
 class Asks(Protocol):
@@ -38,6 +46,25 @@ class Asks(Protocol):
         self, connection: HTTPConnection, scopes: SecurityScopes, response: Response = ...
     ) -> APIKey:
         """Verifies the request's key."""
+
+
+def asked(auth: Asks, connection: HTTPConnection) -> Asks | Callable[[], Any]:
+    """What is asked about a request: the same, or what a test has put in its place.
+
+    That is another one, or gives the key; None, where nobody has to have one.
+
+    Raises:
+        ConfigurationError: It cannot be called here.
+    """
+    found = overriding(connection, auth)
+    if found is auth or asks(found):
+        return found
+    return without_parameters(found, otherwise=_OVERRIDDEN)
+
+
+def asks(found: Any) -> TypeGuard[Asks]:
+    """Whether it lets requests in by a door of ours."""
+    return isinstance(getattr(found, "door", None), Door)
 
 
 class Beside(SecurityBase):
@@ -87,10 +114,12 @@ class OptionalAPIKey(Beside):
         Raises:
             RefusedError: It may not pass; FastAPI answers with that.
         """
-        door = self.auth.door
+        auth = asked(self.auth, connection)
+        if not asks(auth):
+            return await give(auth)  # type: ignore[no-any-return] # whatever a test gives
         try:
-            with door.telling_nobody_of(MissingKeyError, connection):
-                return await self.auth(connection, scopes, response)
+            with auth.door.telling_nobody_of(MissingKeyError, connection):
+                return await auth(connection, scopes, response)
         except (RefusedError, ClosedError) as refused:
             if not isinstance(refused.error, MissingKeyError):
                 raise
@@ -119,14 +148,17 @@ class CarriedAPIKey(Beside):
         Raises:
             RefusedError: It may not pass; FastAPI answers with that.
         """
-        auth, door = self.auth, self.auth.door
-        claimed = door.claims(connection)
+        auth = asked(self.auth, connection)
+        if not asks(auth):
+            either.decide(connection.scope, self.mark, by_key=True)
+            return await give(auth)  # type: ignore[no-any-return] # as above
+        claimed = auth.door.claims(connection)
         key: APIKey | None = None
         if claimed:
             key = await auth(connection, scopes, response)
         elif claimed is None:  # it may be an imported one
             try:
-                with door.telling_nobody_of(InvalidKeyError, connection):
+                with auth.door.telling_nobody_of(InvalidKeyError, connection):
                     key = await auth(connection, scopes, response)
             except (RefusedError, ClosedError) as refused:
                 if not isinstance(refused.error, InvalidKeyError):

@@ -3,6 +3,7 @@
 import json
 import re
 from datetime import datetime, timedelta
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,11 @@ def test_help_documents_every_exit_code(bare):
     listed = shown.stdout.split("Exit codes:")[1].splitlines()
     codes = [line.split()[0] for line in listed if line.strip()]
     assert codes == ["0", "1", "2", "3", "4", "5", "6", "7", "70", "74", "130", "141"]
+
+
+def test_version_names_the_one_that_is_installed(inside):
+    """For a report of a defect, or a script that asks for a later one."""
+    assert inside.run("--version").stdout == f"keylatch {metadata.version('keylatch')}\n"
 
 
 def test_the_readme_names_no_command_that_there_is_not(inside):

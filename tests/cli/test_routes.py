@@ -1,6 +1,7 @@
 """``keylatch routes``: what each route of an application asks for, for people and for CI."""
 
 import json
+import sys
 
 import pytest
 
@@ -28,6 +29,27 @@ async def health() -> None: ...
 
 def make():
     return app
+"""
+
+OPEN = """
+from fastapi import FastAPI, WebSocket
+from starlette.applications import Starlette
+from starlette.routing import Host, Route
+
+app = FastAPI(openapi_url=None)
+
+
+@app.get("/items")
+@app.delete("/items")
+@app.websocket("/items")
+@app.api_route("/both", methods=["GET", "PUT"])
+@app.head("/head")
+async def answer() -> None: ...
+
+
+app.routes.append(Route("/feed", answer))
+app.routes.append(Host("other.example", Starlette(routes=[Route("/items", answer)])))
+app.router.default = answer
 """
 
 
@@ -69,6 +91,7 @@ def test_routes_are_told_to_programs(routes):
             "scopes": ["items:read"],
             "open": False,
             "note": "",
+            "host": "",
             "allowed": False,
         },
         {
@@ -78,6 +101,7 @@ def test_routes_are_told_to_programs(routes):
             "scopes": [],
             "open": True,
             "note": "",
+            "host": "",
             "allowed": True,
         },
     ]
@@ -90,7 +114,70 @@ def test_ci_fails_on_an_open_route(routes):
     done = routes("acme:app", "--fail-open", "--allow", "/health/*", "--allow", "/old")
     assert done.returncode == 1
     assert "--allow /old is of no use" in done.stderr
-    assert routes("acme:app", "--fail-open", "--allow", "/*").returncode == 4
+    assert routes("acme:app", "--fail-open", "--allow", "health").returncode == 4
+
+
+@pytest.fixture
+def left(inside, tmp_path, monkeypatch):
+    """What stands open with an allow list, and what is told of the list, without processes."""
+    (tmp_path / "all_open.py").write_text(OPEN)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def left(*allowed):
+        options = [each for entry in allowed for each in ("--allow", entry)]
+        done = inside.run("routes", "--app-dir", str(tmp_path), "all_open:app", *options)
+        rows = [line.split("  ") for line in done.stdout.splitlines()[1:]]
+        cells = [[cell.strip() for cell in row if cell] for row in rows]
+        open_rows = [f"{row[0]} {row[1]}" for row in cells if row[2] == "open"]
+        return open_rows, [line for line in done.stderr.splitlines() if "no use" in line]
+
+    return left
+
+
+ALL_OPEN = [
+    "HEAD /head",
+    "GET PUT /both",
+    "WEBSOCKET /items",
+    "DELETE /items",
+    "GET /items",
+    "GET HEAD /feed",
+    "GET HEAD other.example/items",
+    "* /*",
+]
+
+
+@pytest.mark.parametrize(
+    ("entries", "allowed"),
+    [
+        ([], []),
+        (["GET /items"], ["GET /items"]),
+        (["WEBSOCKET /items"], ["WEBSOCKET /items"]),
+        (["GET DELETE /items"], ["GET /items", "DELETE /items"]),
+        (["/items"], ["WEBSOCKET /items", "DELETE /items", "GET /items"]),
+        (["GET /feed"], ["GET HEAD /feed"]),  # HEAD tells less
+        (["GET HEAD /feed"], ["GET HEAD /feed"]),
+        (["HEAD /feed"], []),
+        (["GET /both"], []),
+        (["GET /both", "PUT /both"], ["GET PUT /both"]),
+        (["other.example/items"], ["GET HEAD other.example/items"]),
+        (["other.example/*"], ["GET HEAD other.example/items"]),
+        (["GET other.example/items"], ["GET HEAD other.example/items"]),
+        (["/*"], ["* /*"]),  # by itself it names but that row
+        (["* /*"], ["* /*"]),
+    ],
+)
+def test_an_open_route_is_allowed_by_method_path_and_host(left, entries, allowed):
+    """Nothing else is: a path alone is every method, and no route of one host alone."""
+    assert left(*entries) == ([each for each in ALL_OPEN if each not in allowed], [])
+
+
+def test_an_allow_list_that_is_of_no_use_says_so(left):
+    """Each method that names no open route is told."""
+    told = ["GET /head", "PATCH /items", "get /items", "GET /*", "/other/*", "other.example/x"]
+    entries = ["GET /head", "GET PATCH /items", "get /items", *told[3:]]
+    assert left(*entries)[1] == [
+        f"keylatch: --allow {each} is of no use: no open route is there" for each in told
+    ]
 
 
 def test_an_application_that_cannot_be_imported_is_said_so(routes):

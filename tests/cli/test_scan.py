@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -217,9 +218,14 @@ def test_a_terminal_sees_how_far_it_is_and_no_token(bare, tree):
     bare.env |= NO_DATABASE
     token = mint("acme_live", OTHER)
     (tree / "a").write_text(token)
+    with (tree / "b").open("wb") as large:
+        large.truncate(1 << 30)  # takes no place, and long enough to be told of
     terminal = Terminal(bare, "scan", str(tree))
     assert terminal.end() == 1
-    assert "reading files" in terminal.shown
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.shown)
+    # How many, how much, how fast (once that is known) and for how long. No total: nobody knows it.
+    far = r"reading files ━+ [12] read [\d.]+ [MG]B (\?|[\d.]+ [MG]B/s) \d:\d\d:\d\d"
+    assert re.search(far, shown)
     assert parse(token).key_id in terminal.shown
     assert token[-43:] not in terminal.shown
     terminal = Terminal(bare, "scan", "-")

@@ -1,0 +1,163 @@
+"""Masks the tokens in a value, wherever they are in it. Knows the native core, and no logging."""
+
+from collections.abc import Callable, Sequence
+from types import MemberDescriptorType
+from typing import Any, Final
+
+from keylatch._native import mask, mask_bytes
+
+# What stands where something could not be masked. Rather nothing than a token.
+WITHHELD: Final = "*** (withheld: it could not be masked)"
+# Deeper than this nothing is looked at.
+_DEEPEST: Final = 32
+_PLAIN: Final = (int, float, complex, bool, type(None))
+_REBUILT: Final = (dict, list, tuple, set, frozenset, bytearray)
+_UNSEEN: Final = object()
+
+
+class Masking:
+    """Masks values, and what is in them, once. What holds no token stays the object that it is.
+
+    Looks at the texts of an object, and beside them at what JSON is made of: the items of what is
+    derived from a dict, list, tuple or str, and the fields of dataclasses and of models of
+    pydantic, shown by their ``repr`` or not. At no other attributes.
+    """
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._done: dict[int, tuple[Any, Any]] = {}
+        self._found = False
+
+    def masked(self, value: Any) -> Any:
+        """The value, or what stands for it if a token is in it, or something cannot be seen."""
+        masked = self._value(value)
+        # What is in itself is rebuilt, token or not.
+        return masked if self._found else value
+
+    def _value(self, value: Any) -> Any:
+        kind = type(value)
+        if kind is str:
+            return self._differing(value, mask(value))
+        if kind in _PLAIN:
+            return value
+        if kind is bytes:
+            return self._differing(value, mask_bytes(value))
+        # Of what is in itself the inner one is withheld; and nothing is looked at twice.
+        _, done = self._done.get(id(value), (None, _UNSEEN))
+        if done is not _UNSEEN:
+            return done
+        self._done[id(value)] = (value, WITHHELD)
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            masked = self._differing(value, WITHHELD)
+        elif kind in _REBUILT:
+            masked = self._rebuilt(value, kind)
+        else:
+            masked = self._object(value)
+        self._depth -= 1
+        self._done[id(value)] = (value, masked)
+        return masked
+
+    def _differing(self, value: Any, masked: Any) -> Any:
+        self._found = self._found or masked is not value
+        return masked
+
+    def _rebuilt(self, value: Any, kind: type) -> Any:
+        if kind is bytearray:
+            plain = bytes(value)
+            masked = self._value(plain)
+            return value if masked is plain else bytearray(masked)
+        if kind is dict:
+            items = [part for pair in list(value.items()) for part in pair]
+        else:
+            items = list(value)
+        parts = [self._value(item) for item in items]
+        if _same(parts, items):
+            return value
+        return dict(zip(parts[::2], parts[1::2], strict=True)) if kind is dict else kind(parts)
+
+    def _object(self, value: Any) -> Any:
+        kind: Any = type(value)
+        alike = kind.__str__ is object.__str__  # which asks for the other one
+        texts = [_text(value, repr)] * 2 if alike else [_text(value, each) for each in (str, repr)]
+        masked = [self._differing(text, WITHHELD if text is None else mask(text)) for text in texts]
+        content = plain = None
+        stand: Callable[..., _Shown] = _Shown
+        for base, taken, derived in _DERIVED:
+            if issubclass(kind, base):
+                plain, stand = taken(value), derived
+                content = self._value(plain)
+        fields = _fields(value)
+        shown = {name: self._value(field) for name, field in fields.items()}
+        parts, others = [*masked, content, *shown.values()], [*texts, plain, *fields.values()]
+        if _same(parts, others):
+            return value
+        standing = stand() if content is None else stand(content)
+        vars(standing).update(shown, _text=masked[0], _representation=masked[1])
+        return standing
+
+
+class _Shown:
+    """Stands for an object that holds a token: with its texts and fields, and not of its type."""
+
+    _text: str
+    _representation: str
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return self._representation
+
+    def __format__(self, specification: str) -> str:
+        return format(self._text, specification)
+
+
+class _ShownStr(_Shown, str):  # noqa: SLOT000 - has its texts beside
+    pass
+
+
+class _ShownDict(_Shown, dict[Any, Any]):
+    pass
+
+
+class _ShownList(_Shown, list[Any]):
+    pass
+
+
+class _ShownTuple(_Shown, tuple[Any, ...]):  # noqa: SLOT001 - likewise
+    pass
+
+
+# What JSON shows of something derived from these is what it holds, whatever its texts say.
+_DERIVED: Final[Sequence[tuple[type, Callable[[Any], Any], Any]]] = (
+    (str, str.__str__, _ShownStr),
+    (dict, dict.copy, _ShownDict),
+    (list, list.copy, _ShownList),
+    (tuple, lambda value: tuple(tuple.__iter__(value)), _ShownTuple),
+)
+
+
+def _text(value: Any, show: Callable[[Any], str]) -> str | None:
+    try:
+        return show(value)
+    except Exception:  # noqa: BLE001 - what it says may hold a token, too
+        return None
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """What a dataclass or a model holds. Asks no property: that of an ORM would ask a database."""
+    kind, found = type(value), getattr(value, "__dict__", {})
+    declared = ("__dataclass_fields__", "__pydantic_fields__")
+    names = [name for each in declared for name in getattr(kind, each, ())]
+    fields = {}
+    for name in names:
+        if name in found:
+            fields[name] = found[name]
+        elif type(getattr(kind, name, None)) is MemberDescriptorType and hasattr(value, name):
+            fields[name] = getattr(value, name)
+    return fields
+
+
+def _same(ones: Sequence[Any], others: Sequence[Any]) -> bool:
+    return all(one is other for one, other in zip(ones, others, strict=True))
