@@ -170,7 +170,7 @@ def _stores(directory: Path, allowed: Sequence[Path]) -> tuple[tuple[Path, ...],
     # A link, as some work trees have it, leads to another repository.
     if not _lies_in(own, allowed):
         raise HistoryError(_outside("the directory of its objects", own))
-    stores, troubles = [own], []
+    stores, known, troubles = [own], {own}, []
     for store in stores:  # which grows
         for line in _alternates(store):
             place = _real(store / os.fsdecode(line))
@@ -178,7 +178,8 @@ def _stores(directory: Path, allowed: Sequence[Path]) -> tuple[tuple[Path, ...],
                 troubles.append(_outside("a repository whose objects it borrows", place))
             elif not place.is_dir():
                 troubles.append(f"it borrows objects of {place}, which is no directory")
-            elif place not in stores:
+            elif place not in known:
+                known.add(place)
                 stores.append(place)
     return tuple(stores), tuple(troubles)
 

@@ -9,6 +9,8 @@ import pytest
 from repositories import Repository, history, tokens
 
 from keylatch import history as _history
+from keylatch._native import TokenFinder
+from keylatch.repositories import Repository as RepositoryOf
 
 
 @pytest.fixture
@@ -184,6 +186,26 @@ def test_the_results_are_the_same_however_many_cores_there_are(outside, reposito
         assert len([row for row in told[-1]["findings"] if row["repository"]]) == 46
         assert told[-3]["bytes"] == told[-2]["bytes"] == told[-1]["bytes"]
         repository.git("gc", "--quiet")
+
+
+def test_a_search_that_is_stopped_stops_on_all_cores(repository):
+    """With what the progress raises, as Ctrl-C does."""
+    for number in range(20):
+        repository.commit(a=f"{number}\n" * 200_000)
+    found = RepositoryOf.at(str(repository.path / ".git"), [str(repository.path)])
+
+    def stop(objects, size):
+        raise LookupError
+
+    def finder():
+        return TokenFinder(prefixes=[], look_alikes=False)
+
+    with (
+        patch("os.cpu_count", return_value=3),
+        patch.object(_history, "_LEAST_SHARE", 1),
+        pytest.raises(LookupError),
+    ):
+        _history.search(found, found.stores, finder, stop)
 
 
 def test_without_git_the_files_are_looked_at_and_the_exit_code_is_7(outside, repository):
