@@ -257,7 +257,7 @@ class Database:
             if not connection.in_transaction():
                 connection.begin()  # as a statement would: hosts hang a BEGIN of their own on it
             refuse_autocommit(connection)
-            with _spoiling(connection):
+            with _spoiling(connection), _holding_no_cursor():
                 return unit(connection, come_on)
 
         def in_thread(attempt: Attempt) -> T:
@@ -343,6 +343,23 @@ async def _run_sync(
 
 
 @contextmanager
+def _holding_no_cursor() -> Iterator[None]:
+    """Has no error hold a cursor, as SQLAlchemy's frames would until they are collected.
+
+    With one, SQLite keeps the locks of a connection that is closed; and whoever frees it waits for
+    its connection if that is at work, in the event loop, too.
+    """
+    try:
+        yield
+    except Exception as error:
+        held: BaseException | None = error
+        while held is not None:
+            traceback.clear_frames(held.__traceback__)
+            held = held.__context__
+        raise
+
+
+@contextmanager
 def _spoiling(connection: sa.Connection) -> Iterator[None]:
     """Lets a host only roll back what failed half way, as PostgreSQL does by itself.
 
@@ -393,7 +410,8 @@ def _transaction(connection: sa.Connection, unit: Steps[T], attempt: Attempt) ->
     attempt.go_on()
     with connection.begin():
         refuse_autocommit(connection)  # the pool may have it from somebody who turned it on
-        result = unit(connection, attempt.come_on)
+        with _holding_no_cursor():
+            result = unit(connection, attempt.come_on)
         attempt.go_on()
         attempt.committing = True
     return result
