@@ -40,6 +40,7 @@ rust-test: $(VENV)/.pip
 python-test: $(VENV)/.wheel $(VENV)/.dev
 	$(BIN)/python -m pytest
 	$(BIN)/python tests/other_pythons.py $(WHEELS)
+	$(BIN)/python tests/oldest.py $(WHEELS)
 
 test-drivers: $(VENV)/.wheel $(VENV)/.dev ## Runs each test of a database with every driver, those included that are alike: half an hour.
 	KEYLATCH_TEST_DRIVERS=all $(BIN)/python -m pytest

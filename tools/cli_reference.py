@@ -20,8 +20,8 @@ INTRODUCTION = """\
 
 # Command line
 
-`pip install "keylatch[cli]"` installs `keylatch`. `--help`, behind it or a command, shows the same; `--version`
-tells which it is.
+`pip install "keylatch[cli]"` installs `keylatch`. `--help`, behind it or a command, shows the same;
+`--version` tells which it is.
 Durations are written like `30m`, `12h`, `90d` or `2w`, and moments like `2030-01-31T12:00:00Z`.
 """
 _SPELLED = re.compile(
