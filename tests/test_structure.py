@@ -288,7 +288,8 @@ PYTHON_ARROWS = {
     },
     "cli_keys": {"_native", "cli_database", "cli_output", "errors", "keys", "records"},
     "cli_reading": {"cli_keys", "cli_options", "cli_output", "keys", "records"},
-    "routes": {"asgi", "either", "errors", "fastapi", "variants"},
+    "protection": {"either", "fastapi", "variants"},
+    "routes": {"asgi", "errors", "protection"},
     "cli_routes": {"cli_options", "cli_output", "errors", "routes"},
     "cli_changing": {
         "bounds",
@@ -402,6 +403,7 @@ THIRD_PARTIES = {
     "cli_output": {"rich"},
     "cli_reading": {"typer"},
     "cli_routes": {"typer"},
+    "protection": {"fastapi"},
     "routes": {"fastapi", "starlette"},
     "testing": {"pytest", "starlette"},
 }

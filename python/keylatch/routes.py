@@ -10,23 +10,18 @@ when the application starts, or later.
 """
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import fastapi
-from fastapi.dependencies.models import Dependant
-from fastapi.dependencies.utils import get_dependant
 from fastapi.routing import APIWebSocketRoute
-from fastapi.security.base import SecurityBase
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Host, Mount, Router, WebSocketRoute
 
 from keylatch.asgi import APIKeyMiddleware
-from keylatch.either import Either, stands_for
 from keylatch.errors import ConfigurationError
-from keylatch.fastapi import APIKeyAuth
-from keylatch.variants import Asks, Beside, CarriedAPIKey, OptionalAPIKey, asks
+from keylatch.protection import Overrides, RouteProtection, asking, once
 
 MIDDLEWARE: Final = "APIKeyMiddleware"
 WEBSOCKET: Final = "WEBSOCKET"
@@ -38,43 +33,6 @@ _OLDEST: Final = (0, 146)
 _FRONT_ENDS: Final = "_iter_low_priority_routes"
 # What a WebSocket's closure calls the application whose overrides count.
 _PROVIDER: Final = "dependency_overrides_provider"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RouteProtection:
-    """What a route asks for.
-
-    Attributes:
-        path: Of the whole application, with its parameters; ``/*`` at its end where all that lies
-            below belongs to something whose routes cannot be seen, to the files of a front end, or
-            to the default of a router, which serves what no route matches.
-        methods: Of HTTP; ``WEBSOCKET``; ``*`` for whatever there is.
-        schemes: By name, what asks for a credential: ours and others.
-        scopes: That a key needs, all of them.
-        open: Whether somebody without any credential gets in, as far as can be seen.
-        note: Why that is, where it might surprise.
-        host: That it is served at alone, as ``Host`` has it; empty if at any.
-    """
-
-    path: str
-    methods: Sequence[str]
-    schemes: Sequence[str] = ()
-    scopes: Sequence[str] = ()
-    open: bool = True
-    note: str = ""
-    host: str = ""
-
-
-class _Overrides(NamedTuple):
-    """What stands in the places of dependencies.
-
-    Attributes:
-        called: Of those that FastAPI calls: as the application of their router has it.
-        asked: Of those that we ask: as the innermost application that a request is in has it.
-    """
-
-    called: Mapping[Any, Any]
-    asked: Mapping[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +157,9 @@ def _route(route: Any, around: _Surroundings) -> Iterator[RouteProtection]:
     else:
         provider = getattr(route, _PROVIDER, around)
     found = RouteProtection(path=path or "/*", methods=methods, host=around.host)
-    dependant: Dependant | None = getattr(route, "dependant", None)
-    overrides = _Overrides(_overrides(provider), around.innermost or {})
-    yield _guarded(_asking(found, dependant, overrides), around)
+    dependant = getattr(route, "dependant", None)
+    overrides = Overrides(_overrides(provider), around.innermost or {})
+    yield _guarded(asking(found, dependant, overrides), around)
 
 
 def _provider(app: Any, otherwise: Any) -> Any:
@@ -222,82 +180,8 @@ def _front_ends(group: Any, around: _Surroundings) -> Iterator[RouteProtection]:
     for each in getattr(group, "original_route", group).routes:
         path = f"{below}{each.path.rstrip('/')}/*"
         found = RouteProtection(path=path, methods=sorted(each.methods), host=around.host)
-        overrides = _Overrides(_overrides(getattr(group, _PROVIDER)), around.innermost or {})
-        yield _guarded(_asking(found, group.dependant, overrides), around)
-
-
-def _asking(
-    found: RouteProtection, dependant: Dependant | None, overrides: _Overrides
-) -> RouteProtection:
-    """What the dependencies of a route ask for."""
-    if dependant is None:
-        return found
-    schemes: list[str] = []
-    scopes: list[str] = []
-    notes: list[str] = []
-    asks = False
-    for call, needed, instead_of in _dependencies(dependant, overrides):
-        if isinstance(instead_of, APIKeyAuth) and not isinstance(call, APIKeyAuth):
-            notes.append(f"{instead_of.scheme_name} is overridden")
-        instead_of_key = _instead_of_key(call, overrides)
-        if instead_of_key is not None:
-            notes.append(f"{instead_of_key.scheme_name} is overridden")
-        elif isinstance(call, OptionalAPIKey):
-            schemes.append(call.scheme_name)
-            notes.append("a key is optional")
-        elif isinstance(call, APIKeyAuth | CarriedAPIKey):
-            schemes.append(call.scheme_name)
-            scopes += needed
-            asks = asks or isinstance(call, APIKeyAuth)
-        elif isinstance(call, Either):
-            either = _asks_for_either(call, overrides)
-            notes += [] if either else ["what stands beside a key asks for nothing"]
-            asks = asks or either
-        elif isinstance(call, SecurityBase):
-            schemes.append(call.scheme_name)
-            # Those of FastAPI let everybody in then, and leave it to the route.
-            lenient = not getattr(call, "auto_error", True)
-            notes += [f"{call.scheme_name} is optional"] if lenient else []
-            asks = asks or not lenient
-    return replace(
-        found,
-        schemes=_once(schemes),
-        scopes=_once(scopes),
-        open=not asks,
-        note="" if asks else ", ".join(_once(notes)),
-    )
-
-
-def _asks_for_either(call: Either, overrides: _Overrides) -> bool:
-    """Whether both a key and what stands beside it are asked for, whatever has been overridden."""
-    found = [each for each, *_ in _dependencies(get_dependant(path="/", call=call), overrides)]
-    keys = [isinstance(each, CarriedAPIKey) for each in found if isinstance(each, SecurityBase)]
-    return any(keys) and not all(keys)
-
-
-def _instead_of_key(call: Any, overrides: _Overrides) -> Asks | None:
-    """The dependency of ours that another asks, where something else stands in its place."""
-    if isinstance(call, Either):
-        call = overrides.called.get(call.carried, call.carried)
-    if not isinstance(call, Beside) or asks(overrides.asked.get(call.auth, call.auth)):
-        return None
-    return call.auth
-
-
-def _dependencies(
-    dependant: Dependant, overrides: _Overrides, within: tuple[int, ...] = ()
-) -> Iterator[tuple[Any, Sequence[str], Any]]:
-    """What a route depends on, with scopes, and what it stands for if it was overridden."""
-    for each in dependant.dependencies:
-        original = stands_for(each.call)
-        call = overrides.called.get(original, each.call)
-        lists = ("parent_oauth_scopes", "own_oauth_scopes", "security_scopes")
-        scopes = [scope for name in lists for scope in getattr(each, name, None) or ()]
-        yield stands_for(call), scopes, original if call is not each.call else None
-        inner = each if call is each.call else get_dependant(path="/", call=call)
-        # Beside a key that is given nothing else is asked for.
-        if id(call) not in within and _instead_of_key(call, overrides) is None:
-            yield from _dependencies(inner, overrides, (*within, id(call)))
+        overrides = Overrides(_overrides(getattr(group, _PROVIDER)), around.innermost or {})
+        yield _guarded(asking(found, group.dependant, overrides), around)
 
 
 def _guarded(found: RouteProtection, around: _Surroundings) -> RouteProtection:
@@ -312,15 +196,11 @@ def _guarded(found: RouteProtection, around: _Surroundings) -> RouteProtection:
         is_open = False
     return replace(
         found,
-        schemes=_once(schemes),
-        scopes=_once(scopes),
+        schemes=once(schemes),
+        scopes=once(scopes),
         open=is_open,
         note=note if is_open else "",
     )
-
-
-def _once(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))
 
 
 async def _nothing(scope: Any, receive: Any, send: Any) -> None:
