@@ -85,6 +85,33 @@ async def test_a_host_cannot_commit_half_of_a_change(host, host_keys, clock):
         await statements(host, dropped)
 
 
+async def test_what_the_host_handles_meanwhile_keeps_its_locals(host, host_keys):
+    """A failure of ours clears no frames but its own."""
+
+    def failing(in_hand):
+        raise LookupError(in_hand)
+
+    async def handling():
+        try:
+            failing("what the host reports")
+        except LookupError:
+            async with host.transaction() as transaction:
+                with pytest.raises(UnavailableError):
+                    await host_keys.create(name="new", connection=transaction.connection)
+            with pytest.raises(UnavailableError):
+                await host_keys.create(name="new")
+            raise
+
+    made, dropped = REFUSING[host.core.dialect.name]
+    await statements(host, made)
+    try:
+        with pytest.raises(LookupError) as handled:
+            await handling()
+    finally:
+        await statements(host, dropped)
+    assert "in_hand" in handled.traceback[-1].locals
+
+
 @contextmanager
 def held(url):
     """Somebody else has the table of keys."""

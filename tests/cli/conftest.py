@@ -142,6 +142,12 @@ def cli(bare, made):
 
 
 @pytest.fixture
+def within(cli):
+    """The same without processes, for mistakes of which there are many."""
+    return InProcess(cli.database.parent, cli.secret)
+
+
+@pytest.fixture
 def new(made):
     """That key and its token, as ``create --json`` told them."""
     return made[2]

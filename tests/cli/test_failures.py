@@ -41,16 +41,16 @@ FULL = Path("/dev/full")
         ["verify"],
     ],
 )
-def test_wrong_usage_exits_with_2_and_changes_nothing(cli, arguments):
+def test_wrong_usage_exits_with_2_and_changes_nothing(within, arguments):
     """Each mistake is one line on standard error, and leaves the keys as they were."""
-    cli.fails(2, *arguments, stdin=" \n")
-    assert cli.sql("SELECT name, revoked_at FROM api_keys") == [("ci", None)]
+    within.fails(2, *arguments, stdin=" \n")
+    assert within.sql("SELECT name, revoked_at FROM api_keys") == [("ci", None)]
 
 
 @pytest.mark.parametrize("key_id", ["0123456789abcdef", "no id"])
-def test_an_unknown_key_exits_with_3(cli, key_id):
+def test_an_unknown_key_exits_with_3(within, key_id):
     """To revoke what is not there is an error of its own, whatever the id looks like."""
-    assert "no key has this id" in cli.fails(3, "revoke", key_id, "--yes")
+    assert "no key has this id" in within.fails(3, "revoke", key_id, "--yes")
 
 
 @pytest.mark.parametrize(
@@ -64,10 +64,10 @@ def test_an_unknown_key_exits_with_3(cli, key_id):
         ("KEYLATCH_DATABASE", "nothing://u:hunter2@host/keys"),
     ],
 )
-def test_a_wrong_configuration_exits_with_4(bare, name, value):
+def test_a_wrong_configuration_exits_with_4(inside, name, value):
     """A missing or malformed server secret or URL is told without its value."""
-    assert "hunter2" not in bare.fails(4, "create", "--name", "ci", env={name: value})
-    assert not bare.database.exists()
+    assert "hunter2" not in inside.fails(4, "create", "--name", "ci", env={name: value})
+    assert not inside.database.exists()
 
 
 @pytest.mark.parametrize("missing", ["typer", "rich", "sqlalchemy"])
