@@ -252,7 +252,7 @@ def nested(pair) -> FastAPI:
     ) -> APIKey:
         return key
 
-    app = FastAPI(dependencies=[Security(auth, scopes=["app"])])
+    app = FastAPI(lifespan=pair[0].lifespan, dependencies=[Security(auth, scopes=["app"])])
     outer = APIRouter(dependencies=[Security(auth, scopes=["outer"])])
     inner = APIRouter(dependencies=[Security(auth, scopes=["inner"])])
 
@@ -291,3 +291,41 @@ def test_scopes_of_all_levels_add_up(pair, nested):
             else:
                 assert (answer.status_code, lacking in answer.json()["detail"]) == (403, True)
                 assert refusal(client, "/ws", headers).json() == answer.json()
+
+
+def test_each_key_of_a_request_is_used(pair):
+    """A second one that a route asks for in another place is another key."""
+    keys = pair[0]
+    app = FastAPI(lifespan=keys.lifespan)
+    admin = APIKeyAuth(keys, bearer=False, headers=["X-Admin-Key"], scheme_name="Admin")
+
+    @app.get(
+        "/",
+        dependencies=[Security(APIKeyAuth(keys)), Security(admin), Security(admin, scopes=["a"])],
+    )
+    async def route() -> None:
+        pass
+
+    with TestClient(app) as client:
+        own, other = (
+            client.portal.call(lambda: keys.create(name="ci", scopes=["a"])) for _ in range(2)
+        )
+        headers = {"Authorization": f"Bearer {own.token}", "X-Admin-Key": other.token}
+        assert client.get("/", headers=headers).status_code == 200
+        client.portal.call(keys.flush)
+        for new in (own, other):
+            assert client.portal.call(keys.get, new.key.id).use_count == 1
+
+
+def test_a_request_is_one_use_however_often_it_asks(pair, nested):
+    """Each of seven levels has the key looked at; a request that follows is another use."""
+    keys = pair[0]
+    with TestClient(nested) as client:
+        new = client.portal.call(lambda: keys.create(name="ci", scopes=LEVELS))
+        headers = {"Authorization": f"Bearer {new.token}"}
+        for _ in range(3):
+            assert client.get("/", headers=headers).status_code == 200
+        with client.websocket_connect("/ws", headers=headers) as connection:
+            connection.receive_text()
+        client.portal.call(keys.flush)
+        assert client.portal.call(keys.get, new.key.id).use_count == 4

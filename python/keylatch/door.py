@@ -67,6 +67,7 @@ class Door:
                     sources=gate.sources,
                     scopes=required,
                     query=None if gate.query is None else connection.scope.get("query_string"),
+                    counted=gate.is_use(connection.scope),
                     untold=connection.scope.get(_UNTOLD),
                 )
             if gate.limiter is not None:

@@ -18,8 +18,9 @@ Headers = Iterable[tuple[bytes, bytes]]
 # Where a scope has what has passed, and which scopes were asked for on the way.
 ENTRY: Final = "keylatch"
 _ASKED: Final = "keylatch.asked"
-# And what the request has been counted by, for which key.
+# And what the request has been counted by, for which key; and whose use it has been counted as.
 _COUNTED: Final = "keylatch.counted"
+_USED: Final = "keylatch.used"
 
 
 class Gate:
@@ -109,6 +110,23 @@ class Gate:
             scope[ENTRY] = Passed(self, key, scope)
         finally:
             del scope
+
+    def is_use(self, scope: MutableMapping[str, Any]) -> bool:
+        """Whether a request counts as a use: once, however often it asks for one key.
+
+        Args:
+            scope: The request's, of type ``http`` or ``websocket``.
+        """
+        try:
+            used = scope.get(_USED, ())
+            # A copy of a scope that an application sends through itself may carry another key.
+            carried = scope["headers"], scope.get("query_string")
+            if used and any(gate.like(self) and carried == before for gate, before in used):
+                return False
+            scope[_USED] = (*used, (self, carried))
+            return True
+        finally:
+            del scope  # a traceback with locals must not show the token
 
     def count(self, scope: MutableMapping[str, Any], key: APIKey) -> None:
         """Counts a request that may pass against the limit of its key, once however often it asks.
