@@ -4,8 +4,9 @@ Knows the search and shows how far it is; no keys, and not how findings are writ
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,7 @@ from keylatch._native import TokenFinder, mask, scan_files
 from keylatch.cli_output import printable
 from keylatch.cli_progress import reading
 from keylatch.findings import Finding
-from keylatch.repositories import HistoryError, Repository
+from keylatch.repositories import HistoryError, Repository, holdings
 
 STANDARD_INPUT: Final = "-"
 _AT_ONCE: Final = 1 << 20
@@ -80,6 +81,7 @@ class Search:
                 self._leave(path, str(error))
         own = {repository.stores[0] for repository in repositories}
         known: set[Path] = set()
+        holds = cache(holdings)
         with reading("reading history") as progress:
             for repository in repositories:
                 for trouble in repository.troubles:
@@ -89,10 +91,14 @@ class Search:
                 stores = [store for store in stores if store not in known]
                 known.update(stores)
                 if stores:
-                    self._history(repository, stores, progress)
+                    self._history(repository, stores, holds, progress)
 
     def _history(
-        self, repository: Repository, stores: Sequence[Path], progress: history.Progress
+        self,
+        repository: Repository,
+        stores: Sequence[Path],
+        holds: Callable[[Path], tuple[list[Path], bool]],
+        progress: history.Progress,
     ) -> None:
         counts = [0, 0]
 
@@ -100,7 +106,7 @@ class Search:
             counts[:] = objects, size
             progress(self.objects_read + objects, self.bytes_read + size)
 
-        seen, trouble = history.search(repository, stores, self._finder, reached)
+        seen, trouble = history.search(repository, stores, self._finder, reached, holds)
         self.objects_read, self.bytes_read = (
             self.objects_read + counts[0],
             self.bytes_read + counts[1],

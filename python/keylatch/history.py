@@ -63,6 +63,7 @@ def search(
     stores: Sequence[Path],
     finder: Callable[[], TokenFinder],
     progress: Progress,
+    holds: Callable[[Path], tuple[list[Path], bool]] = holdings,
 ) -> tuple[list[Seen], str | None]:
     """Looks at every object of a repository.
 
@@ -74,6 +75,7 @@ def search(
         stores: Those of its stores to look at; the others only tell of commits.
         finder: Makes what finds tokens, for each core.
         progress: Is told how far it is.
+        holds: Tells what a store holds; many repositories may borrow from the same one.
 
     Returns:
         What was found, and why something could not be read, if so.
@@ -84,10 +86,10 @@ def search(
             "git is not installed, without which no history can be read: install it, or add "
             "--no-history"
         )
-    stored, holds = False, {}
+    stored, seen_in = False, {}
     try:
         for store in repository.stores:
-            holds[store], found = holdings(store)
+            seen_in[store], found = holds(store)
             stored = stored or (found and store in stores)
     except OSError as error:
         return [], f"its objects cannot be read: {reason(error)}"
@@ -96,7 +98,7 @@ def search(
     troubles = []
     # Git sees the objects of one form alone. Which it is is not taken from the repository.
     for form in (SHA1, SHA256):
-        with isolated(repository, form, holds, stores) as environments:
+        with isolated(repository, form, seen_in, stores) as environments:
             read, seen, trouble = _read(git, *environments, finder, progress)
         if read:
             return _first(seen), trouble

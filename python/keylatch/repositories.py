@@ -8,7 +8,7 @@ looked at before.
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,9 @@ from typing import Final
 
 # Of a file of git's that is small, unless somebody means ill.
 _MOST: Final = 1 << 16
+# Each line costs a walk through the file system, for every repository that it is read for.
+_MOST_BORROWED: Final = 100
+_ALTERNATE: Final = re.compile(rb"^[^#\n].*$", re.MULTILINE)
 _LOOSE: Final = re.compile(r"[0-9a-f]{2}")
 # A shallow clone has a line for each of its first commits.
 _MOST_SHALLOW: Final = 1 << 24
@@ -171,26 +174,36 @@ def _stores(directory: Path, allowed: Sequence[Path]) -> tuple[tuple[Path, ...],
     if not _lies_in(own, allowed):
         raise HistoryError(_outside("the directory of its objects", own))
     stores, known, troubles = [own], {own}, []
-    for store in stores:  # which grows
-        for line in _alternates(store):
-            place = _real(store / os.fsdecode(line))
-            if not _lies_in(place, allowed):
-                troubles.append(_outside("a repository whose objects it borrows", place))
-            elif not place.is_dir():
-                troubles.append(f"it borrows objects of {place}, which is no directory")
-            elif place not in known:
-                known.add(place)
-                stores.append(place)
+    for number, place in enumerate(_borrowed(stores)):  # which grow
+        if number == _MOST_BORROWED:
+            troubles.append(f"it borrows objects {_MOST_BORROWED} times: others are left out")
+            break
+        if place in known:
+            continue
+        known.add(place)
+        if not _lies_in(place, allowed):
+            troubles.append(_outside("a repository whose objects it borrows", place))
+        elif not place.is_dir():
+            troubles.append(f"it borrows objects of {place}, which is no directory")
+        else:
+            stores.append(place)
     return tuple(stores), tuple(troubles)
 
 
-def _alternates(store: Path) -> list[bytes]:
+def _borrowed(stores: Iterable[Path]) -> Iterator[Path]:
+    for store in stores:
+        for line in _alternates(store):
+            yield _real(store / os.fsdecode(line))
+
+
+def _alternates(store: Path) -> Iterator[bytes]:
     if (store / "info").is_symlink():
         raise HistoryError(_refused("info"))
     try:
         text = start_of(store / "info" / "alternates")
     except FileNotFoundError:
-        return []
+        return
     if len(text) == _MOST:
         raise HistoryError("info/alternates is too long")
-    return [line for line in text.split(b"\n") if line and not line.startswith(b"#")]
+    for line in _ALTERNATE.finditer(text):
+        yield line[0]
