@@ -227,6 +227,7 @@ PYTHON_ARROWS = {
         "cli_output",
         "cli_progress",
         "findings",
+        "git",
         "history",
         "repositories",
     },

@@ -4,9 +4,8 @@ Knows the search and shows how far it is; no keys, and not how findings are writ
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +14,8 @@ from keylatch._native import TokenFinder, mask, scan_files
 from keylatch.cli_output import printable
 from keylatch.cli_progress import reading
 from keylatch.findings import Finding
-from keylatch.repositories import HistoryError, Repository, holdings
+from keylatch.git import Copies, copies
+from keylatch.repositories import HistoryError, Repository
 
 STANDARD_INPUT: Final = "-"
 _AT_ONCE: Final = 1 << 20
@@ -81,8 +81,7 @@ class Search:
                 self._leave(path, str(error))
         own = {repository.stores[0] for repository in repositories}
         known: set[Path] = set()
-        holds = cache(holdings)
-        with reading("reading history") as progress:
+        with copies() as copied, reading("reading history") as progress:
             for repository in repositories:
                 for trouble in repository.troubles:
                     self._leave(repository.path, trouble)
@@ -91,13 +90,13 @@ class Search:
                 stores = [store for store in stores if store not in known]
                 known.update(stores)
                 if stores:
-                    self._history(repository, stores, holds, progress)
+                    self._history(repository, stores, copied, progress)
 
     def _history(
         self,
         repository: Repository,
         stores: Sequence[Path],
-        holds: Callable[[Path], tuple[list[Path], bool]],
+        copied: Copies,
         progress: history.Progress,
     ) -> None:
         counts = [0, 0]
@@ -106,7 +105,7 @@ class Search:
             counts[:] = objects, size
             progress(self.objects_read + objects, self.bytes_read + size)
 
-        seen, trouble = history.search(repository, stores, self._finder, reached, holds)
+        seen, trouble = history.search(repository, stores, copied, self._finder, reached)
         self.objects_read, self.bytes_read = (
             self.objects_read + counts[0],
             self.bytes_read + counts[1],

@@ -8,13 +8,14 @@ repository's could lead it elsewhere.
 import os
 import subprocess
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO, Final
 
 from keylatch._native import mask
-from keylatch.repositories import HistoryError, Repository
+from keylatch.repositories import HistoryError, Repository, holdings
 
 SHA1: Final = "[core]\n\trepositoryformatversion = 1\n\tbare = true\n"
 SHA256: Final = f"{SHA1}[extensions]\n\tobjectformat = sha256\n"
@@ -22,13 +23,37 @@ SHA256: Final = f"{SHA1}[extensions]\n\tobjectformat = sha256\n"
 _MOST_SAID: Final = 1 << 16
 
 Environment = Mapping[str, str]
+# What git may see of a directory of objects, and whether there are any.
+Copies = Callable[[Path], tuple[Path, bool]]
+
+
+@contextmanager
+def copies() -> Iterator[Copies]:
+    """Copies directories of objects, by links to what is in them.
+
+    Each once, however many repositories borrow from it.
+
+    Raises:
+        HistoryError: As ``holdings`` has it.
+    """
+    with tempfile.TemporaryDirectory(prefix="keylatch-") as directory:
+
+        @cache
+        def copied(store: Path) -> tuple[Path, bool]:
+            places, found = holdings(store)
+            copy = Path(tempfile.mkdtemp(dir=directory))
+            for place in places:
+                (copy / place.name).symlink_to(place.absolute())
+            return copy, found
+
+        yield copied
 
 
 @contextmanager
 def isolated(
     repository: Repository,
     configuration: str,
-    stores: Mapping[Path, Collection[Path]],
+    stores: Collection[Path],
     wanted: Collection[Path],
 ) -> Iterator[tuple[Environment, Environment]]:
     """Two environments: in one git sees the objects of the wanted stores, in the other of all.
@@ -36,7 +61,7 @@ def isolated(
     Args:
         repository: Whose objects they are.
         configuration: In place of its own.
-        stores: Its directories of objects, and which directories of theirs git may see.
+        stores: Copies of its directories of objects.
         wanted: Some of them.
     """
     with tempfile.TemporaryDirectory(prefix="keylatch-") as directory:
@@ -46,11 +71,6 @@ def isolated(
         (empty / "config").write_text(configuration)
         if shallow := repository.shallow():
             (empty / "shallow").write_bytes(shallow)
-        copies = {store: empty / f"store-{number}" for number, store in enumerate(stores)}
-        for store, copy in copies.items():
-            copy.mkdir()
-            for place in stores[store]:
-                (copy / place.name).symlink_to(place.absolute())
         ours = {
             name: value
             for name, value in os.environ.items()
@@ -60,7 +80,7 @@ def isolated(
         for name, seen in (("wanted", wanted), ("all", stores)):
             information = empty / "objects" / name / "info"
             information.mkdir(parents=True)
-            alternates = "".join(f"{copies[store]}\n" for store in seen)
+            alternates = "".join(f"{store}\n" for store in seen)
             (information / "alternates").write_text(alternates)
             made.append(
                 ours

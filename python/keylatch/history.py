@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO, Final
 
 from keylatch._native import Sighting, TokenFinder
-from keylatch.git import SHA1, SHA256, Environment, isolated, running
-from keylatch.repositories import HistoryError, Repository, holdings, reason
+from keylatch.git import SHA1, SHA256, Copies, Environment, isolated, running
+from keylatch.repositories import HistoryError, Repository, reason
 
 _AT_ONCE: Final = 1 << 20
 # More would be started for less than they read in the time that takes.
@@ -61,9 +61,9 @@ class Seen:
 def search(
     repository: Repository,
     stores: Sequence[Path],
+    copied: Copies,
     finder: Callable[[], TokenFinder],
     progress: Progress,
-    holds: Callable[[Path], tuple[list[Path], bool]] = holdings,
 ) -> tuple[list[Seen], str | None]:
     """Looks at every object of a repository.
 
@@ -73,9 +73,9 @@ def search(
     Args:
         repository: The repository.
         stores: Those of its stores to look at; the others only tell of commits.
+        copied: Makes of a store what git may see of it.
         finder: Makes what finds tokens, for each core.
         progress: Is told how far it is.
-        holds: Tells what a store holds; many repositories may borrow from the same one.
 
     Returns:
         What was found, and why something could not be read, if so.
@@ -86,19 +86,20 @@ def search(
             "git is not installed, without which no history can be read: install it, or add "
             "--no-history"
         )
-    stored, seen_in = False, {}
+    stored, visible = False, {}
     try:
         for store in repository.stores:
-            seen_in[store], found = holds(store)
+            visible[store], found = copied(store)
             stored = stored or (found and store in stores)
     except OSError as error:
         return [], f"its objects cannot be read: {reason(error)}"
     except HistoryError as error:
         return [], str(error)
     troubles = []
+    wanted = [visible[store] for store in stores]
     # Git sees the objects of one form alone. Which it is is not taken from the repository.
     for form in (SHA1, SHA256):
-        with isolated(repository, form, seen_in, stores) as environments:
+        with isolated(repository, form, visible.values(), wanted) as environments:
             read, seen, trouble = _read(git, *environments, finder, progress)
         if read:
             return _first(seen), trouble

@@ -5,7 +5,7 @@ import os
 import pytest
 from repositories import Repository, history, tokens
 
-from keylatch import cli_search
+from keylatch import git
 from keylatch.repositories import holdings
 
 
@@ -55,6 +55,6 @@ def test_what_many_borrow_from_is_looked_at_once(outside, repository, tmp_path, 
         looked_at.append(store)
         return holdings(store)
 
-    monkeypatch.setattr(cli_search, "holdings", counted)
+    monkeypatch.setattr(git, "holdings", counted)
     assert len(history(outside, tmp_path / "tree")) == 1
     assert len(looked_at) == len(set(looked_at)) == 4

@@ -10,6 +10,7 @@ from repositories import Repository, history, tokens
 
 from keylatch import history as _history
 from keylatch._native import TokenFinder
+from keylatch.git import copies
 from keylatch.repositories import Repository as RepositoryOf
 
 
@@ -204,8 +205,9 @@ def test_a_search_that_is_stopped_stops_on_all_cores(repository):
         patch("os.cpu_count", return_value=3),
         patch.object(_history, "_LEAST_SHARE", 1),
         pytest.raises(LookupError),
+        copies() as copied,
     ):
-        _history.search(found, found.stores, finder, stop)
+        _history.search(found, found.stores, copied, finder, stop)
 
 
 def test_without_git_the_files_are_looked_at_and_the_exit_code_is_7(outside, repository):
