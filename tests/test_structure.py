@@ -148,7 +148,8 @@ PYTHON_ARROWS = {
     "findings": {"_native", "errors", "records"},
     "repositories": set(),
     "git": {"_native", "repositories"},
-    "history": {"_native", "git", "repositories"},
+    "origins": {"git", "repositories"},
+    "history": {"_native", "git", "origins", "repositories"},
     "sarif": {"findings"},
     "scan_rules": {"_native"},
     "keys": {

@@ -7,9 +7,11 @@ repository's could lead it elsewhere.
 
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO, Final
@@ -21,6 +23,8 @@ SHA1: Final = "[core]\n\trepositoryformatversion = 1\n\tbare = true\n"
 SHA256: Final = f"{SHA1}[extensions]\n\tobjectformat = sha256\n"
 
 _MOST_SAID: Final = 1 << 16
+# In bytes. It has the names of all objects there, some 100 bytes each, and not the packs.
+_MEMORY: Final = 1 << 32
 
 Environment = Mapping[str, str]
 # What git may see of a directory of objects, and whether there are any.
@@ -97,11 +101,33 @@ def isolated(
         yield made[0], made[1]
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A command at work.
+
+    Attributes:
+        output: All of it must be read.
+        end: Ends it, from any thread. What it has written can still be read.
+    """
+
+    output: IO[bytes]
+    end: Callable[[], None]
+
+
 @contextmanager
 def running(
-    command: list[str], environment: Environment, given: IO[bytes] | None = None
-) -> Iterator[IO[bytes]]:
-    """The output of a command, all of which must be read.
+    command: list[str],
+    environment: Environment,
+    given: IO[bytes] | None = None,
+    memory: int = _MEMORY,
+) -> Iterator[Running]:
+    """Runs a command.
+
+    Args:
+        command: What to run.
+        environment: In which.
+        given: Its standard input.
+        memory: The most that it may have, in bytes, where a system can tell a process so: Linux.
 
     Raises:
         HistoryError: It has failed.
@@ -117,11 +143,24 @@ def running(
             if process.stdout is None:
                 raise HistoryError("git has no output")
             try:
-                yield process.stdout
+                _limit(process.pid, memory)
+                yield Running(process.stdout, process.kill)
             except BaseException:
                 process.kill()
                 raise
         if process.returncode:
             said.seek(0)
             first = said.read(_MOST_SAID).decode(errors="replace").partition("\n")[0]
-            raise HistoryError(f"git says: {mask(first)}")
+            raise HistoryError(
+                f"git says: {mask(first)}" if first else f"git ended with {process.returncode}"
+            )
+
+
+def _limit(process: int, memory: int) -> None:
+    """Objects that are made of each other would have git take all that there is."""
+    if sys.platform == "linux":
+        import resource
+
+        # It has ended, or has less.
+        with suppress(OSError, ValueError):
+            resource.prlimit(process, resource.RLIMIT_DATA, (memory, memory))

@@ -7,15 +7,17 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
 from keylatch._native import Sighting, TokenFinder
 from keylatch.git import SHA1, SHA256, Copies, Environment, isolated, running
+from keylatch.origins import Origin, first_commits
 from keylatch.repositories import HistoryError, Repository, reason
 
 _AT_ONCE: Final = 1 << 20
@@ -25,25 +27,15 @@ _LEAST_SHARE: Final = 1 << 24
 _MOST_AT_WORK: Final = 8
 # In bytes, beside its content.
 _COST_OF_AN_OBJECT: Final = 512
+# In bytes, for each at work: two objects of half a GB, beyond which git keeps them whole.
+_MEMORY: Final = 1 << 31
+# To tell where objects came from: in seconds, and times what reading them has taken.
+_LEAST_TIME: Final = 30.0
+_TIMES: Final = 10
 _ALL: Final = ("--batch-all-objects", "--unordered", "--buffer")
 
 # Is told how many objects and bytes were read.
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where an object came from.
-
-    Attributes:
-        at: When the first commit was made that has it.
-        commit: That commit; None if none has it.
-        path: Where it has it; None likewise, and for commits and tags themselves.
-    """
-
-    at: int
-    commit: str | None
-    path: str | None
 
 
 _NOWHERE: Final = Origin(0, None, None)
@@ -113,15 +105,30 @@ class _Reached:
     """How far all shares are, and whether to go on."""
 
     def __init__(self, progress: Progress) -> None:
-        self.stopped = False
+        self._stopped = False
+        self._ends: list[Callable[[], None]] = []
         self._progress = progress
         self._lock = threading.Lock()
         self._objects = self._bytes = 0
 
+    def stop(self) -> None:
+        """Ends all shares."""
+        with self._lock:
+            self._stopped = True
+            for end in self._ends:
+                end()
+
+    def started(self, end: Callable[[], None]) -> None:
+        """Is told how to end a share that waits for git."""
+        with self._lock:
+            if self._stopped:
+                raise HistoryError("it was stopped")
+            self._ends.append(end)
+
     def note(self, objects: int, size: int) -> None:
         """Adds to it."""
         with self._lock:
-            if self.stopped:
+            if self._stopped:
                 raise HistoryError("it was stopped")
             self._objects, self._bytes = self._objects + objects, self._bytes + size
             self._progress(self._objects, self._bytes)
@@ -158,7 +165,9 @@ class _Share:
         objects = size = 0
         command = [git, "cat-file", "--batch", "--buffer"]
         try:
-            with running(command, environment, self.names) as output:
+            with running(command, environment, self.names, _MEMORY) as at_work:
+                reached.started(at_work.end)
+                output = at_work.output
                 while header := output.readline():
                     name, kind, length = _header(header)
                     if length is None:
@@ -197,22 +206,27 @@ def _read(
     progress: Progress,
 ) -> tuple[int, list[Seen], str | None]:
     """Looks at every object that git sees: how many, what was found, and what was amiss."""
-    reached = _Reached(progress)
+    reached, began = _Reached(progress), time.monotonic()
     with _shares(git, wanted) as (shares, amiss), ThreadPoolExecutor(len(shares)) as pool:
         try:
             at_work = [pool.submit(share.look, git, wanted, finder(), reached) for share in shares]
             for each in at_work:
                 each.result()
         except BaseException:
-            reached.stopped = True
+            reached.stop()
             raise
+    took = time.monotonic() - began
     troubles = [amiss, *(share.trouble for share in shares)]
     if damaged := sum(share.damaged for share in shares):
         troubles.append(f"{damaged} of its objects are damaged or missing")
     found = [each for share in shares for each in share.found]
     blobs = {name for name, kind, _ in found if kind == "blob"}
     commits = [name for share in shares for name in share.commits]
-    origins = _origins(git, everything, commits, blobs) if blobs else {}
+    origins: dict[str, Origin] = {}
+    if blobs:
+        most = _LEAST_TIME + _TIMES * took
+        origins, trouble = first_commits(git, everything, commits, blobs, most)
+        troubles.append(trouble)
     own = {name: Origin(0, name, None) for name, kind, _ in found if kind == "commit"}
     seen = [
         Seen(sighting, name, own.get(name) or origins.get(name, _NOWHERE))
@@ -232,8 +246,8 @@ def _shares(git: str, environment: Environment) -> Iterator[tuple[list[_Share], 
         whole, trouble = 0, None
         command = [git, "cat-file", "--batch-check=%(objectname) %(objectsize)", *_ALL]
         try:
-            with running(command, environment) as output:
-                for line in output:
+            with running(command, environment) as at_work:
+                for line in at_work.output:
                     listed.write(line)
                     whole += _cost(line)
         except HistoryError as error:
@@ -261,48 +275,3 @@ def _first(seen: Iterable[Seen]) -> list[Seen]:
         place = each.origin.path or each.object
         first.setdefault((each.sighting.fingerprint, place), each)
     return list(first.values())
-
-
-def _origins(
-    git: str, environment: Environment, commits: Iterable[str], wanted: Collection[str]
-) -> dict[str, Origin]:
-    """The first commits that have these objects."""
-    options = ["-r", "-m", "--root", "--raw", "-z", "--no-renames", "--no-abbrev", "--no-ext-diff"]
-    command = [git, "diff-tree", "--stdin", *options, "--pretty=format:%x01%H %ct"]
-    origins: dict[str, Origin] = {}
-    # Where a parent is missing git stops: what is known by then is told.
-    with (
-        suppress(HistoryError),
-        tempfile.TemporaryFile() as given,
-        running(command, environment, _names(given, commits)) as output,
-    ):
-        commit, at, blob = "", 0, ""
-        for field in _fields(output):
-            if blob:
-                origin = Origin(at, commit, os.fsdecode(field))
-                if blob in wanted and (blob not in origins or at < origins[blob].at):
-                    origins[blob] = origin
-                blob = ""
-                continue
-            header, _, raw = field.rpartition(b"\n")
-            if field.startswith(b"\x01"):
-                commit, _, moment = (header or field)[1:].decode("ascii", "replace").partition(" ")
-                at = int(moment) if moment.isdigit() else 0
-            if raw.startswith(b":"):
-                blob = raw.split(b" ")[3].decode("ascii", "replace")
-    return origins
-
-
-def _names(file: IO[bytes], names: Iterable[str]) -> IO[bytes]:
-    file.writelines(f"{name}\n".encode() for name in names)
-    file.seek(0)
-    return file
-
-
-def _fields(output: IO[bytes]) -> Iterator[bytes]:
-    """What stands between zero bytes."""
-    rest = b""
-    while piece := output.read(_AT_ONCE):
-        *fields, rest = (rest + piece).split(b"\0")
-        yield from fields
-    yield rest

@@ -1,11 +1,18 @@
 """``keylatch scan`` in repositories that somebody has made to keep it, or the machine, busy."""
 
 import os
+import struct
+import subprocess
+import sys
+import zlib
+from hashlib import sha1
+from unittest.mock import patch
 
 import pytest
 from repositories import Repository, history, tokens
 
 from keylatch import git
+from keylatch import history as _history
 from keylatch.repositories import holdings
 
 
@@ -21,6 +28,23 @@ def repository(tmp_path):
     """One with a token."""
     repository = Repository(tmp_path / "tree" / "r")
     repository.commit(a=tokens(1)[0][0])
+    return repository
+
+
+@pytest.fixture
+def circle(repository):
+    """Two objects of a pack, each of which is made of the other."""
+    delta = zlib.compress(b"\5\5\x90\5")  # of 5 bytes 5 bytes, which are those from the first on
+    names = [b"\x11" * 20, b"\x22" * 20]
+    entries = [b"\x74" + base + delta for base in reversed(names)]
+    pack = b"PACK" + struct.pack(">II", 2, 2) + b"".join(entries)
+    pack += sha1(pack).digest()
+    upto = [sum(name[0] <= first for name in names) for first in range(256)]
+    index = b"\xfftOc" + struct.pack(">257I", 2, *upto) + b"".join(names)
+    index += struct.pack(">4I", 0, 0, 12, 12 + len(entries[0])) + pack[-20:]
+    index += sha1(index).digest()
+    for kind, content in (("pack", pack), ("idx", index)):
+        (repository.path / f".git/objects/pack/pack-x.{kind}").write_bytes(content)
     return repository
 
 
@@ -58,3 +82,47 @@ def test_what_many_borrow_from_is_looked_at_once(outside, repository, tmp_path, 
     monkeypatch.setattr(git, "holdings", counted)
     assert len(history(outside, tmp_path / "tree")) == 1
     assert len(looked_at) == len(set(looked_at)) == 4
+
+
+def commit_of_too_many(repository, leaf):
+    """Commits a directory of ten equal ones of ten, and so on: 10^30 paths in a few kB."""
+
+    def made(kind, name):
+        entries = "".join(f"{kind} {name}\t{number}\n" for number in range(10))
+        command = ["git", "mktree"]
+        done = subprocess.run(
+            command, cwd=repository.path, input=entries, check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    tree = made(*leaf)
+    for _ in range(30):
+        tree = made("040000 tree", tree)
+    commit = repository.git("commit-tree", tree, "-m", "x")
+    repository.git("update-ref", "refs/heads/other", commit)
+
+
+def test_a_directory_with_more_paths_than_can_be_counted_stops_no_search(outside, repository):
+    """Git would go on for years, with the same few objects; what was found is told."""
+    commit_of_too_many(repository, ("100644 blob", repository.git("rev-parse", "HEAD:a")))
+    with patch.object(_history, "_LEAST_TIME", 0.3), patch.object(_history, "_TIMES", 0):
+        (reason,) = unread(outside, repository.path)
+    assert reason == "not all commits were looked at: they have too many files"
+
+
+def test_nor_does_one_without_files(outside, repository):
+    """Of which git says nothing, and keeps nothing."""
+    empty = repository.git("hash-object", "-t", "tree", "-w", os.devnull)
+    commit_of_too_many(repository, ("040000 tree", empty))
+    with patch.object(_history, "_LEAST_TIME", 0.3), patch.object(_history, "_TIMES", 0):
+        (reason,) = unread(outside, repository.path)
+    assert "too many files" in reason
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system limits another process")
+def test_objects_that_are_made_of_each_other_take_no_more_memory_than_is_given(outside, circle):
+    """Git would take all that there is."""
+    with patch.object(_history, "_MEMORY", 1 << 26):
+        told = outside.json("scan", str(circle.path), code=7)
+    (reason,) = [each["reason"] for each in told["unread"]]
+    assert "out of memory" in reason.lower()
