@@ -232,8 +232,10 @@ PYTHON_ARROWS = {
         "history",
         "repositories",
     },
+    "cli_ending": set(),
     "cli_scan": {
         "_native",
+        "cli_ending",
         "cli_keys",
         "cli_options",
         "cli_output",

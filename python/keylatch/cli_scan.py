@@ -13,6 +13,7 @@ import typer
 from keylatch import cli_output as output
 from keylatch import sarif, scan_rules
 from keylatch._native import SecretRing
+from keylatch.cli_ending import cleaning_up
 from keylatch.cli_keys import run, unlimited
 from keylatch.cli_options import AsJSON
 from keylatch.cli_search import STANDARD_INPUT, Search
@@ -82,10 +83,11 @@ def scan(
     if keys is not None:
         run(keys, _nothing)  # before anything is read: it may be wrong, or away
     search = Search(prefix or [], look_alikes=look_alikes)
-    search.standard_input(paths)
-    search.files([path for path in paths if path != STANDARD_INPUT])
-    if not no_history:
-        search.histories()
+    with cleaning_up():
+        search.standard_input(paths)
+        search.files([path for path in paths if path != STANDARD_INPUT])
+        if not no_history:
+            search.histories()
     search.found.sort(key=in_order)
     verdicts = _verdicts(search.found, ring, keys)
     results = [(finding, verdicts[finding.fingerprint]) for finding in search.found]

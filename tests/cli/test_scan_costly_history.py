@@ -1,9 +1,11 @@
 """``keylatch scan`` in repositories that somebody has made to keep it, or the machine, busy."""
 
 import os
+import signal
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from hashlib import sha1
 from unittest.mock import patch
@@ -14,6 +16,16 @@ from repositories import Repository, history, tokens
 from keylatch import git
 from keylatch import history as _history
 from keylatch.repositories import holdings
+
+# Whoever runs the tests may have signals ignored.
+AS_EVER = """
+import signal, sys
+from keylatch.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+sys.exit(main())
+"""
 
 
 @pytest.fixture
@@ -126,3 +138,26 @@ def test_objects_that_are_made_of_each_other_take_no_more_memory_than_is_given(o
         told = outside.json("scan", str(circle.path), code=7)
     (reason,) = [each["reason"] for each in told["unread"]]
     assert "out of memory" in reason.lower()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_search_that_is_ended_leaves_nothing_behind(repository, tmp_path, number):
+    """Neither git, which may be busy for long without a word, nor temporary files."""
+    (tmp_path / "git").write_text(
+        "#!/bin/sh\n"
+        'case "$*" in *batch-check*) echo 1111111111111111111111111111111111111111 5; exit;; esac\n'
+        f"echo $$ > {tmp_path}/id; mv {tmp_path}/id {tmp_path}/busy; exec sleep 60\n"
+    )
+    (tmp_path / "git").chmod(0o755)
+    (tmp_path / "temporary").mkdir()
+    command = [sys.executable, "-c", AS_EVER, "scan", str(repository.path)]
+    environment = {"PATH": f"{tmp_path}:{os.defpath}", "TMPDIR": f"{tmp_path}/temporary"}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
+        while process.poll() is None and not (tmp_path / "busy").exists():
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130 if number == signal.SIGINT else -number, b"")
+    assert list((tmp_path / "temporary").iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "busy").read_text()), 0)
