@@ -208,6 +208,28 @@ def test_objects_without_a_token_are_the_same_and_are_not_disturbed():
         del Hidden.held
 
 
+class Alike(type):
+    """A metaclass whose classes say that they are any other one."""
+
+    def __eq__(cls, other):
+        return True
+
+    __hash__ = type.__hash__
+
+
+class Posing(metaclass=Alike):
+    """Says that it is of every type, and shows a token."""
+
+    def __repr__(self):
+        return TOKEN
+
+
+def test_an_object_is_masked_whatever_its_type_says_it_equals(written):
+    """A type is the one that it is, and not one that it calls equal."""
+    record, line = written("%s", Posing(), extra={"a": Posing(), "b": [Posing()]})
+    assert (record.getMessage(), line["a"], line["b"]) == (MASKED, MASKED, [MASKED])
+
+
 def fails(token):
     """Raises what says nothing of its local variable."""
     raise ValueError(f"{len(token)} characters")

@@ -10,8 +10,9 @@ from keylatch._native import mask, mask_bytes
 WITHHELD: Final = "*** (withheld: it could not be masked)"
 # Deeper than this nothing is looked at.
 _DEEPEST: Final = 32
-_PLAIN: Final = (int, float, complex, bool, type(None))
-_REBUILT: Final = (dict, list, tuple, set, frozenset, bytearray)
+# By identity: a metaclass may have its classes equal any other one.
+_PLAIN: Final = frozenset(map(id, (int, float, complex, bool, type(None))))
+_REBUILT: Final = frozenset(map(id, (dict, list, tuple, set, frozenset, bytearray)))
 _UNSEEN: Final = object()
 
 
@@ -38,7 +39,7 @@ class Masking:
         kind = type(value)
         if kind is str:
             return self._differing(value, mask(value))
-        if kind in _PLAIN:
+        if id(kind) in _PLAIN:
             return value
         if kind is bytes:
             return self._differing(value, mask_bytes(value))
@@ -50,7 +51,7 @@ class Masking:
         self._depth += 1
         if self._depth > _DEEPEST:
             masked = self._differing(value, WITHHELD)
-        elif kind in _REBUILT:
+        elif id(kind) in _REBUILT:
             masked = self._rebuilt(value, kind)
         else:
             masked = self._object(value)
