@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import sys
+import weakref
 from collections import OrderedDict, defaultdict
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from starlette.requests import Request
 
+from keylatch.masked import WITHHELD
 from keylatch.masking import MaskTokens, mask_tokens
 
 
@@ -228,6 +230,45 @@ def test_an_object_is_masked_whatever_its_type_says_it_equals(written):
     """A type is the one that it is, and not one that it calls equal."""
     record, line = written("%s", Posing(), extra={"a": Posing(), "b": [Posing()]})
     assert (record.getMessage(), line["a"], line["b"]) == (MASKED, MASKED, [MASKED])
+
+
+class Unbound:
+    """Stands for something that is not there outside of its context, and says so."""
+
+    __slots__ = ("__weakref__",)
+
+    def __getattr__(self, name):
+        raise RuntimeError("outside of its context")
+
+    def __repr__(self):
+        return "<unbound>"
+
+
+class Locked(dict):
+    """Cannot be looked into."""
+
+    def __iter__(self):
+        raise RuntimeError("locked")
+
+    def __repr__(self):
+        return "<locked>"
+
+    keys = __iter__
+
+
+def test_only_what_cannot_be_looked_at_is_withheld(written):
+    """And not the record that it comes with, of ``logging`` or of structlog."""
+    unbound = Unbound()
+    dead = weakref.proxy(Unbound())
+    extra = {"a": unbound, "b": dead, "c": Locked(x=1), "d": [Locked(x=1)], "e": [unbound, TOKEN]}
+    record = logging.makeLogRecord({"msg": "important %s", "args": (7,), **extra})
+    assert MaskTokens().filter(record)
+    event = mask_tokens(None, "info", {"event": "important 7", **extra})
+    for fields in (vars(record) | {"event": record.getMessage()}, event):
+        assert fields["event"] == "important 7"
+        assert fields["a"] is unbound
+        assert [str(fields["b"]), fields["c"], fields["d"]] == [WITHHELD, WITHHELD, [WITHHELD]]
+        assert fields["e"] == [unbound, MASKED]
 
 
 def fails(token):

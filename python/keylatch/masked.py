@@ -49,15 +49,18 @@ class Masking:
             return done
         self._done[id(value)] = (value, WITHHELD)
         self._depth += 1
-        if self._depth > _DEEPEST:
-            masked = self._differing(value, WITHHELD)
-        elif id(kind) in _REBUILT:
-            masked = self._rebuilt(value, kind)
-        else:
-            masked = self._object(value)
+        try:
+            masked = self._inside(value, kind)
+        except Exception:  # noqa: BLE001 - whatever an object raises that is looked at
+            masked, self._found = WITHHELD, True
         self._depth -= 1
         self._done[id(value)] = (value, masked)
         return masked
+
+    def _inside(self, value: Any, kind: type) -> Any:
+        if self._depth > _DEEPEST:
+            return self._differing(value, WITHHELD)
+        return self._rebuilt(value, kind) if id(kind) in _REBUILT else self._object(value)
 
     def _differing(self, value: Any, masked: Any) -> Any:
         self._found = self._found or masked is not value
@@ -148,10 +151,11 @@ def _text(value: Any, show: Callable[[Any], str]) -> str | None:
 
 def _fields(value: Any) -> dict[str, Any]:
     """What a dataclass or a model holds. Asks no property: that of an ORM would ask a database."""
-    kind, found = type(value), getattr(value, "__dict__", {})
+    kind, fields = type(value), {}
     declared = ("__dataclass_fields__", "__pydantic_fields__")
     names = [name for each in declared for name in getattr(kind, each, ())]
-    fields = {}
+    # Others are not even asked: a proxy may be out of its context.
+    found = getattr(value, "__dict__", {}) if names else {}
     for name in names:
         if name in found:
             fields[name] = found[name]

@@ -77,7 +77,8 @@ def mask_tokens(
             event_dict["exception"] = mask(_traceback(*raised))
             del event_dict["exc_info"]
         for each in event_dict.values():
-            if isinstance(each, logging.LogRecord):  # beside events that come from ``logging``
+            # Beside events that come from ``logging``. A proxy may not say what it stands for.
+            if issubclass(type(each), logging.LogRecord):
                 _mask_record(each)
         fields = dict(event_dict)
         masked = Masking().masked(fields)
