@@ -271,6 +271,47 @@ def test_only_what_cannot_be_looked_at_is_withheld(written):
         assert fields["e"] == [unbound, MASKED]
 
 
+class Hashed:
+    """Can be a key, whatever it holds."""
+
+    def __hash__(self):
+        return 1
+
+
+class HashedDict(Hashed, dict):
+    """A dict that can be one."""
+
+
+class HashedList(Hashed, list):
+    """A list likewise."""
+
+
+class HashedTuple(Hashed, tuple):  # noqa: SLOT001 - as users write them
+    """A tuple likewise."""
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        HashedDict(a=TOKEN),
+        HashedList([TOKEN]),
+        HashedTuple([[TOKEN]]),
+        (HashedDict(a=TOKEN), 1),
+    ],
+    ids=["a dict", "a list", "a tuple", "in a tuple"],
+)
+def test_what_holds_a_token_is_masked_as_a_key_too(key):
+    """What stands for it can be one, and an item of a set."""
+    record = logging.makeLogRecord({"msg": "x", "user": {key: 1}, "users": {key}})
+    assert MaskTokens().filter(record)
+    shown = str(key).replace(TOKEN, MASKED)
+    assert (record.msg, str(record.user), str(record.users)) == (
+        "x",
+        f"{{{shown}: 1}}",
+        f"{{{shown}}}",
+    )
+
+
 def fails(token):
     """Raises what says nothing of its local variable."""
     raise ValueError(f"{len(token)} characters")

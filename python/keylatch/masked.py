@@ -121,16 +121,17 @@ class _ShownStr(_Shown, str):  # noqa: SLOT000 - has its texts beside
     pass
 
 
+# What these stand for may be a key, whatever is in it.
 class _ShownDict(_Shown, dict[Any, Any]):
-    pass
+    __hash__ = object.__hash__  # type: ignore[assignment]
 
 
 class _ShownList(_Shown, list[Any]):
-    pass
+    __hash__ = object.__hash__  # type: ignore[assignment]
 
 
 class _ShownTuple(_Shown, tuple[Any, ...]):  # noqa: SLOT001 - likewise
-    pass
+    __hash__ = object.__hash__
 
 
 # What JSON shows of something derived from these is what it holds, whatever its texts say.
