@@ -20,8 +20,8 @@ class Masking:
     """Masks values, and what is in them, once. What holds no token stays the object that it is.
 
     Looks at the texts of an object, and beside them at what JSON is made of: the items of what is
-    derived from a dict, list, tuple or str, and the fields of dataclasses and of models of
-    pydantic, shown by their ``repr`` or not. At no other attributes.
+    derived from a dict, list, tuple or str, the fields of dataclasses and of models of pydantic,
+    shown by their ``repr`` or not, and what ``__structlog__`` tells. At no other attributes.
     """
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class Masking:
             if issubclass(kind, base):
                 plain, stand = taken(value), derived
                 content = self._value(plain)
-        fields = _fields(value)
+        fields = _fields(value) | _told(value)
         shown = {name: self._value(field) for name, field in fields.items()}
         parts, others = [*masked, content, *shown.values()], [*texts, plain, *fields.values()]
         if _same(parts, others):
@@ -115,6 +115,10 @@ class _Shown:
 
     def __format__(self, specification: str) -> str:
         return format(self._text, specification)
+
+    def __structlog__(self) -> Any:
+        # The renderer takes that text of what has no such method.
+        return vars(self).get("_told", self._representation)
 
 
 class _ShownStr(_Shown, str):  # noqa: SLOT000 - has its texts beside
@@ -163,6 +167,21 @@ def _fields(value: Any) -> dict[str, Any]:
         elif type(getattr(kind, name, None)) is MemberDescriptorType and hasattr(value, name):
             fields[name] = getattr(value, name)
     return fields
+
+
+def _told(value: Any) -> dict[str, Any]:
+    """What an object tells structlog of itself, which its renderer of JSON prefers to any text.
+
+    Only if its type has the method, or the type that a proxy says it is of: another object may do
+    whatever it likes when it is asked for something that it does not have.
+    """
+    kinds = type(value), value.__class__
+    if not any(hasattr(kind, "__structlog__") for kind in kinds):
+        return {}
+    try:
+        return {"_told": value.__structlog__()}
+    except AttributeError:  # then the renderer takes a text
+        return {}
 
 
 def _same(ones: Sequence[Any], others: Sequence[Any]) -> bool:

@@ -70,7 +70,8 @@ def mask_tokens(
     Put it last but one among the processors, in front of the renderer, so that nothing comes
     behind it that could hold a token. An exception becomes its text, masked, since a renderer would
     show local variables beside it, as ``ConsoleRenderer`` does; and what a processor in front of
-    this one makes of an exception, such as ``dict_tracebacks``, is masked where it is.
+    this one makes of an exception, such as ``dict_tracebacks``, is masked where it is. So is what
+    the ``__structlog__`` of an object tells, which ``JSONRenderer`` writes instead of its text.
     """
     try:
         if (raised := _raised(event_dict.get("exc_info"))) is not None:
