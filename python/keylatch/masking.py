@@ -22,6 +22,7 @@ class MaskTokens(logging.Filter):
     exception with the traceback, the stack, and whatever ``extra`` adds. What holds no token stays
     the object that it is. What stands for another one has its texts, its items if it is derived
     from a dict, list, tuple or str, and its fields if it is a dataclass or a model of pydantic.
+    Where something cannot be looked at, or lies more than 32 levels deep, a note stands for it.
 
     Not masked are other attributes of objects, such as those of a request, and the local variables
     of the functions in a traceback: an exception whose text and arguments hold no token stays one.
