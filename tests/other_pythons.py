@@ -34,6 +34,7 @@ CHOSEN = [
     "tests/test_leaks.py",
     "tests/test_masking.py",
     "tests/test_masking_objects.py",
+    "tests/test_masking_structlog.py",
     "tests/test_rate_limit.py",
     "tests/test_revocation.py",
     "tests/test_shutdown.py",

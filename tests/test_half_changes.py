@@ -112,6 +112,33 @@ async def test_what_the_host_handles_meanwhile_keeps_its_locals(host, host_keys)
     assert "in_hand" in handled.traceback[-1].locals
 
 
+@pytest.mark.parametrize("engine_name", ["sqlite-async"])
+async def test_nor_where_a_connection_has_died_meanwhile(host, host_keys):
+    """A driver that fails at once has the host's error within its own: that one is left alone."""
+    first, second = LookupError("what the host reports"), LookupError("and what came of it")
+    first.__context__ = second
+    second.__context__ = first  # nothing keeps a host from that
+
+    def failing(in_hand):
+        raise in_hand
+
+    async def handling():
+        try:
+            failing(first)
+        except LookupError:
+            async with host.engine.connect() as connection:
+                raw = await connection.get_raw_connection()
+                await raw.driver_connection.close()
+                with pytest.raises(UnavailableError):
+                    await host_keys.create(name="new", connection=connection)
+            raise
+
+    await host_keys.list()
+    with pytest.raises(LookupError) as handled:
+        await handling()
+    assert "in_hand" in handled.traceback[-1].locals
+
+
 @contextmanager
 def held(url):
     """Somebody else has the table of keys."""

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import sys
+import weakref
 from collections import OrderedDict, defaultdict
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from starlette.requests import Request
 
+from keylatch.masked import WITHHELD
 from keylatch.masking import MaskTokens, mask_tokens
 
 
@@ -206,6 +208,108 @@ def test_objects_without_a_token_are_the_same_and_are_not_disturbed():
         assert (record.msg, record.lazy) == ("x", lazy)
     finally:
         del Hidden.held
+
+
+class Alike(type):
+    """A metaclass whose classes say that they are any other one."""
+
+    def __eq__(cls, other):
+        return True
+
+    __hash__ = type.__hash__
+
+
+class Posing(metaclass=Alike):
+    """Says that it is of every type, and shows a token."""
+
+    def __repr__(self):
+        return TOKEN
+
+
+def test_an_object_is_masked_whatever_its_type_says_it_equals(written):
+    """A type is the one that it is, and not one that it calls equal."""
+    record, line = written("%s", Posing(), extra={"a": Posing(), "b": [Posing()]})
+    assert (record.getMessage(), line["a"], line["b"]) == (MASKED, MASKED, [MASKED])
+
+
+class Unbound:
+    """Stands for something that is not there outside of its context, and says so."""
+
+    __slots__ = ("__weakref__",)
+
+    def __getattr__(self, name):
+        raise RuntimeError("outside of its context")
+
+    def __repr__(self):
+        return "<unbound>"
+
+
+class Locked(dict):
+    """Cannot be looked into."""
+
+    def __iter__(self):
+        raise RuntimeError("locked")
+
+    def __repr__(self):
+        return "<locked>"
+
+    keys = __iter__
+
+
+def test_only_what_cannot_be_looked_at_is_withheld(written):
+    """And not the record that it comes with, of ``logging`` or of structlog."""
+    unbound = Unbound()
+    dead = weakref.proxy(Unbound())
+    extra = {"a": unbound, "b": dead, "c": Locked(x=1), "d": [Locked(x=1)], "e": [unbound, TOKEN]}
+    record = logging.makeLogRecord({"msg": "important %s", "args": (7,), **extra})
+    assert MaskTokens().filter(record)
+    event = mask_tokens(None, "info", {"event": "important 7", **extra})
+    for fields in (vars(record) | {"event": record.getMessage()}, event):
+        assert fields["event"] == "important 7"
+        assert fields["a"] is unbound
+        assert [str(fields["b"]), fields["c"], fields["d"]] == [WITHHELD, WITHHELD, [WITHHELD]]
+        assert fields["e"] == [unbound, MASKED]
+
+
+class Hashed:
+    """Can be a key, whatever it holds."""
+
+    def __hash__(self):
+        return 1
+
+
+class HashedDict(Hashed, dict):
+    """A dict that can be one."""
+
+
+class HashedList(Hashed, list):
+    """A list likewise."""
+
+
+class HashedTuple(Hashed, tuple):  # noqa: SLOT001 - as users write them
+    """A tuple likewise."""
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        HashedDict(a=TOKEN),
+        HashedList([TOKEN]),
+        HashedTuple([[TOKEN]]),
+        (HashedDict(a=TOKEN), 1),
+    ],
+    ids=["a dict", "a list", "a tuple", "in a tuple"],
+)
+def test_what_holds_a_token_is_masked_as_a_key_too(key):
+    """What stands for it can be one, and an item of a set."""
+    record = logging.makeLogRecord({"msg": "x", "user": {key: 1}, "users": {key}})
+    assert MaskTokens().filter(record)
+    shown = str(key).replace(TOKEN, MASKED)
+    assert (record.msg, str(record.user), str(record.users)) == (
+        "x",
+        f"{{{shown}: 1}}",
+        f"{{{shown}}}",
+    )
 
 
 def fails(token):

@@ -1,7 +1,8 @@
 """Routes that stand where one would not look: each is found, and what is open is called open."""
 
 from types import SimpleNamespace
-from typing import Annotated
+from typing import Annotated, Any
+from unittest.mock import MagicMock
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, Security, WebSocket
@@ -18,6 +19,7 @@ from keylatch.asgi import APIKeyMiddleware
 from keylatch.errors import ConfigurationError
 from keylatch.fastapi import APIKeyAuth
 from keylatch.memory import MemoryStore
+from keylatch.mounts import applications
 from keylatch.routes import survey
 
 pytestmark = pytest.mark.anyio
@@ -292,6 +294,25 @@ async def test_an_application_in_itself_hides_nothing_behind_an_exclusion(keys, 
     router.mount("/again", router)
     app = APIKeyMiddleware(router, keys, exclude=["/again/name"])
     await check(app, ask, [("/name", False), ("/again/*", True)])
+
+
+class OfItself:
+    """An application that says it wraps itself."""
+
+    @property
+    def app(self) -> Any:
+        """Itself."""
+        return self
+
+
+@pytest.mark.parametrize("endless", [OfItself(), MagicMock()])
+async def test_what_wraps_without_an_end_is_not_followed(endless):
+    """Such as a mock of a test, which wraps another one each time: what it serves is unseen."""
+    app = FastAPI(openapi_url=None)
+    app.mount("/x", endless)
+    app.mount("/y", Host("y", FastAPI()))
+    assert next((each.path, each.open) for each in survey(app)) == ("/x/*", True)
+    assert len(list(applications(app))) == 2
 
 
 async def test_what_is_documented_as_unseen_is_unseen(auth, ask):

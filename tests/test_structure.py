@@ -293,7 +293,7 @@ PYTHON_ARROWS = {
     "cli_keys": {"_native", "cli_database", "cli_output", "errors", "keys", "records"},
     "cli_reading": {"cli_keys", "cli_options", "cli_output", "keys", "records"},
     "protection": {"either", "fastapi", "variants"},
-    "routes": {"asgi", "errors", "protection"},
+    "routes": {"asgi", "errors", "mounts", "protection"},
     "cli_routes": {"cli_options", "cli_output", "errors", "routes"},
     "cli_changing": {
         "bounds",

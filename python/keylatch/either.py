@@ -176,6 +176,10 @@ class _BesideScheme(_Beside, SecurityBase):
         self.model, self.scheme_name = call.model, call.scheme_name
 
 
+class _BesideYieldingScheme(_BesideScheme, _BesideGenerator):
+    """The same for a scheme that has something to do after the request."""
+
+
 def stands_for(dependency: Any) -> Any:
     """The dependency itself, where another stands for it beside a key."""
     while isinstance(dependency, _Beside):
@@ -185,7 +189,7 @@ def stands_for(dependency: Any) -> Any:
 
 def _beside(call: Any, mark: object) -> _Beside:
     if isinstance(call, SecurityBase):
-        return _BesideScheme(call, mark)
+        return (_BesideYieldingScheme if yields(call) else _BesideScheme)(call, mark)
     return (_BesideGenerator if yields(call) else _Beside)(call, mark)
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import sqlite3
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -249,6 +250,7 @@ class Database:
         """In the host's transaction, which only the host commits or rolls back."""
         if isinstance(connection, async_scoped_session | scoped_session):
             connection = connection()
+        handled = sys.exception()  # by the host, whose frames are its own
 
         def in_session(session: Session, come_on: Callable[[], None]) -> T:
             return in_connection(self._of_session(session), come_on)
@@ -257,7 +259,7 @@ class Database:
             if not connection.in_transaction():
                 connection.begin()  # as a statement would: hosts hang a BEGIN of their own on it
             refuse_autocommit(connection)
-            with _spoiling(connection), _holding_no_cursor():
+            with _spoiling(connection), _holding_no_cursor(handled):
                 return unit(connection, come_on)
 
         def in_thread(attempt: Attempt) -> T:
@@ -343,17 +345,20 @@ async def _run_sync(
 
 
 @contextmanager
-def _holding_no_cursor() -> Iterator[None]:
+def _holding_no_cursor(handled: BaseException | None = None) -> Iterator[None]:
     """Has no error hold a cursor, as SQLAlchemy's frames would until they are collected.
 
     With one, SQLite keeps the locks of a connection that is closed; and whoever frees it waits for
     its connection if that is at work, in the event loop, too.
+
+    Args:
+        handled: What was raised before, and is not ours.
     """
     try:
         yield
     except Exception as error:
         held: BaseException | None = error
-        while held is not None:
+        while held is not None and held is not handled:
             traceback.clear_frames(held.__traceback__)
             held = held.__context__
         raise

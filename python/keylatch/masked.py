@@ -10,8 +10,9 @@ from keylatch._native import mask, mask_bytes
 WITHHELD: Final = "*** (withheld: it could not be masked)"
 # Deeper than this nothing is looked at.
 _DEEPEST: Final = 32
-_PLAIN: Final = (int, float, complex, bool, type(None))
-_REBUILT: Final = (dict, list, tuple, set, frozenset, bytearray)
+# By identity: a metaclass may have its classes equal any other one.
+_PLAIN: Final = frozenset(map(id, (int, float, complex, bool, type(None))))
+_REBUILT: Final = frozenset(map(id, (dict, list, tuple, set, frozenset, bytearray)))
 _UNSEEN: Final = object()
 
 
@@ -19,8 +20,8 @@ class Masking:
     """Masks values, and what is in them, once. What holds no token stays the object that it is.
 
     Looks at the texts of an object, and beside them at what JSON is made of: the items of what is
-    derived from a dict, list, tuple or str, and the fields of dataclasses and of models of
-    pydantic, shown by their ``repr`` or not. At no other attributes.
+    derived from a dict, list, tuple or str, the fields of dataclasses and of models of pydantic,
+    shown by their ``repr`` or not, and what ``__structlog__`` tells. At no other attributes.
     """
 
     def __init__(self) -> None:
@@ -38,7 +39,7 @@ class Masking:
         kind = type(value)
         if kind is str:
             return self._differing(value, mask(value))
-        if kind in _PLAIN:
+        if id(kind) in _PLAIN:
             return value
         if kind is bytes:
             return self._differing(value, mask_bytes(value))
@@ -48,15 +49,18 @@ class Masking:
             return done
         self._done[id(value)] = (value, WITHHELD)
         self._depth += 1
-        if self._depth > _DEEPEST:
-            masked = self._differing(value, WITHHELD)
-        elif kind in _REBUILT:
-            masked = self._rebuilt(value, kind)
-        else:
-            masked = self._object(value)
+        try:
+            masked = self._inside(value, kind)
+        except Exception:  # noqa: BLE001 - whatever an object raises that is looked at
+            masked, self._found = WITHHELD, True
         self._depth -= 1
         self._done[id(value)] = (value, masked)
         return masked
+
+    def _inside(self, value: Any, kind: type) -> Any:
+        if self._depth > _DEEPEST:
+            return self._differing(value, WITHHELD)
+        return self._rebuilt(value, kind) if id(kind) in _REBUILT else self._object(value)
 
     def _differing(self, value: Any, masked: Any) -> Any:
         self._found = self._found or masked is not value
@@ -87,7 +91,7 @@ class Masking:
             if issubclass(kind, base):
                 plain, stand = taken(value), derived
                 content = self._value(plain)
-        fields = _fields(value)
+        fields = _fields(value) | _told(value)
         shown = {name: self._value(field) for name, field in fields.items()}
         parts, others = [*masked, content, *shown.values()], [*texts, plain, *fields.values()]
         if _same(parts, others):
@@ -112,21 +116,26 @@ class _Shown:
     def __format__(self, specification: str) -> str:
         return format(self._text, specification)
 
+    def __structlog__(self) -> Any:
+        # The renderer takes that text of what has no such method.
+        return vars(self).get("_told", self._representation)
+
 
 class _ShownStr(_Shown, str):  # noqa: SLOT000 - has its texts beside
     pass
 
 
+# What these stand for may be a key, whatever is in it.
 class _ShownDict(_Shown, dict[Any, Any]):
-    pass
+    __hash__ = object.__hash__  # type: ignore[assignment]
 
 
 class _ShownList(_Shown, list[Any]):
-    pass
+    __hash__ = object.__hash__  # type: ignore[assignment]
 
 
 class _ShownTuple(_Shown, tuple[Any, ...]):  # noqa: SLOT001 - likewise
-    pass
+    __hash__ = object.__hash__
 
 
 # What JSON shows of something derived from these is what it holds, whatever its texts say.
@@ -147,16 +156,32 @@ def _text(value: Any, show: Callable[[Any], str]) -> str | None:
 
 def _fields(value: Any) -> dict[str, Any]:
     """What a dataclass or a model holds. Asks no property: that of an ORM would ask a database."""
-    kind, found = type(value), getattr(value, "__dict__", {})
+    kind, fields = type(value), {}
     declared = ("__dataclass_fields__", "__pydantic_fields__")
     names = [name for each in declared for name in getattr(kind, each, ())]
-    fields = {}
+    # Others are not even asked: a proxy may be out of its context.
+    found = getattr(value, "__dict__", {}) if names else {}
     for name in names:
         if name in found:
             fields[name] = found[name]
         elif type(getattr(kind, name, None)) is MemberDescriptorType and hasattr(value, name):
             fields[name] = getattr(value, name)
     return fields
+
+
+def _told(value: Any) -> dict[str, Any]:
+    """What an object tells structlog of itself, which its renderer of JSON prefers to any text.
+
+    Only if its type has the method, or the type that a proxy says it is of: another object may do
+    whatever it likes when it is asked for something that it does not have.
+    """
+    kinds = type(value), value.__class__
+    if not any(hasattr(kind, "__structlog__") for kind in kinds):
+        return {}
+    try:
+        return {"_told": value.__structlog__()}
+    except AttributeError:  # then the renderer takes a text
+        return {}
 
 
 def _same(ones: Sequence[Any], others: Sequence[Any]) -> bool:

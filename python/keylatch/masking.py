@@ -22,6 +22,7 @@ class MaskTokens(logging.Filter):
     exception with the traceback, the stack, and whatever ``extra`` adds. What holds no token stays
     the object that it is. What stands for another one has its texts, its items if it is derived
     from a dict, list, tuple or str, and its fields if it is a dataclass or a model of pydantic.
+    Where something cannot be looked at, or lies more than 32 levels deep, a note stands for it.
 
     Not masked are other attributes of objects, such as those of a request, and the local variables
     of the functions in a traceback: an exception whose text and arguments hold no token stays one.
@@ -70,14 +71,16 @@ def mask_tokens(
     Put it last but one among the processors, in front of the renderer, so that nothing comes
     behind it that could hold a token. An exception becomes its text, masked, since a renderer would
     show local variables beside it, as ``ConsoleRenderer`` does; and what a processor in front of
-    this one makes of an exception, such as ``dict_tracebacks``, is masked where it is.
+    this one makes of an exception, such as ``dict_tracebacks``, is masked where it is. So is what
+    the ``__structlog__`` of an object tells, which ``JSONRenderer`` writes instead of its text.
     """
     try:
         if (raised := _raised(event_dict.get("exc_info"))) is not None:
             event_dict["exception"] = mask(_traceback(*raised))
             del event_dict["exc_info"]
         for each in event_dict.values():
-            if isinstance(each, logging.LogRecord):  # beside events that come from ``logging``
+            # Beside events that come from ``logging``. A proxy may not say what it stands for.
+            if issubclass(type(each), logging.LogRecord):
                 _mask_record(each)
         fields = dict(event_dict)
         masked = Masking().masked(fields)

@@ -1,8 +1,7 @@
 """Makes a FastAPI dependency of what finds the owner of a key. Knows FastAPI and what a key is."""
 
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
-from contextlib import AsyncContextDecorator, ContextDecorator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any, Final
 
 from fastapi import Security
@@ -12,8 +11,6 @@ from keylatch.callables import yields
 from keylatch.calling import entered, give, overriding
 from keylatch.records import APIKey
 
-# What nobody is who owns keys, but what a function may return that does not say that it yields.
-_GENERATORS: Final = (AsyncGenerator, Generator, AsyncContextDecorator, ContextDecorator)
 _POSITIONAL: Final = (
     inspect.Parameter.POSITIONAL_ONLY,
     inspect.Parameter.POSITIONAL_OR_KEYWORD,
@@ -71,9 +68,10 @@ def _returned(
             return None
         found = None
         if keylatch_key.owner is not None:
-            found = await give(load, keylatch_key.owner, **others)
-        if isinstance(found, _GENERATORS):
-            raise TypeError("what loads an owner has returned a generator: load by one that yields")
+            try:
+                found = await give(load, keylatch_key.owner, **others)
+            finally:
+                del others  # a traceback with locals must not show what credentials stand there
         if found is None:
             raise refuse(keylatch_connection)
         return found
@@ -94,7 +92,9 @@ def _yielded(
             return
         found = None
         if keylatch_key.owner is not None:
-            async with entered(load, keylatch_key.owner, **others) as found:
+            loaded = entered(load, keylatch_key.owner, **others)
+            others.clear()  # a traceback with locals must not show what credentials stand there
+            async with loaded as found:
                 if found is None:
                     raise refuse(keylatch_connection)
                 yield found

@@ -21,6 +21,7 @@ from starlette.routing import BaseRoute, Host, Mount, Router, WebSocketRoute
 
 from keylatch.asgi import APIKeyMiddleware
 from keylatch.errors import ConfigurationError
+from keylatch.mounts import is_known, layers
 from keylatch.protection import Overrides, RouteProtection, asking, once
 
 MIDDLEWARE: Final = "APIKeyMiddleware"
@@ -67,12 +68,11 @@ def survey(app: Any) -> list[RouteProtection]:
     return list(_application(app, _Surroundings()))
 
 
-def _application(app: Any, around: _Surroundings) -> Iterator[RouteProtection]:
+def _application(served: Any, around: _Surroundings) -> Iterator[RouteProtection]:
     guards = list(around.guards)
-    while not _is_known(app) and hasattr(app, "app"):
+    for app in layers(served):
         if isinstance(app, APIKeyMiddleware):
             guards.append((around.prefix, app))
-        app = app.app
     guards += [(around.prefix, guard) for guard in _own_middleware(app)]
     inside = replace(
         around,
@@ -81,7 +81,7 @@ def _application(app: Any, around: _Surroundings) -> Iterator[RouteProtection]:
         innermost=_overrides(app) if isinstance(app, Starlette) else around.innermost,
         within=(*around.within, id(app)),
     )
-    if not _is_known(app):
+    if not is_known(app):
         yield _unseen(f"{type(app).__name__}: what it serves cannot be seen", inside)
     elif id(app) in around.within:
         yield _unseen("mounted in itself", inside)
@@ -89,11 +89,6 @@ def _application(app: Any, around: _Surroundings) -> Iterator[RouteProtection]:
         yield from _route(app, inside)
     else:
         yield from _router(app.router if isinstance(app, Starlette) else app, inside)
-
-
-def _is_known(app: Any) -> bool:
-    """Whether it serves what its routes say. Others may have something of that name as well."""
-    return isinstance(app, Starlette | Router | BaseRoute)
 
 
 def _unseen(note: str, around: _Surroundings) -> RouteProtection:
@@ -130,10 +125,9 @@ def _own_middleware(app: Any) -> Iterator[APIKeyMiddleware]:
 
 
 def _wrapped(app: Any) -> Iterator[APIKeyMiddleware]:
-    while app is not None and not _is_known(app):
-        if isinstance(app, APIKeyMiddleware):
-            yield app
-        app = getattr(app, "app", None)
+    for each in layers(app):
+        if isinstance(each, APIKeyMiddleware):
+            yield each
 
 
 def _route(route: Any, around: _Surroundings) -> Iterator[RouteProtection]:
@@ -164,8 +158,7 @@ def _route(route: Any, around: _Surroundings) -> Iterator[RouteProtection]:
 
 def _provider(app: Any, otherwise: Any) -> Any:
     """Whose overrides a WebSocket of FastAPI goes by, which only the functions within know."""
-    while not inspect.isfunction(app) and hasattr(app, "app"):
-        app = app.app
+    *_, app = layers(app)
     while inspect.isfunction(app):
         kept = inspect.getclosurevars(app).nonlocals
         if _PROVIDER in kept:
