@@ -53,7 +53,8 @@ def first_commits(
     Returns:
         What is known, and why it is not all, if so.
     """
-    options = ["-r", "-m", "--root", "--raw", "-z", "--no-renames", "--no-abbrev", "--no-ext-diff"]
+    # Of a merge, what none of its parents has.
+    options = ["-r", "-c", "--root", "--raw", "-z", "--no-renames", "--no-abbrev", "--no-ext-diff"]
     command = [git, "diff-tree", "--stdin", *options, "--pretty=format:%x01%H %ct"]
     origins: dict[str, Origin] = {}
     ended = threading.Event()
@@ -103,7 +104,8 @@ def _told(output: IO[bytes]) -> Iterator[tuple[str, Origin]]:
             commit, _, moment = (header or field)[1:].decode("ascii", "replace").partition(" ")
             at = int(moment) if moment.isdigit() else 0
         if raw.startswith(b":"):
-            blob = raw.split(b" ")[3].decode("ascii", "replace")
+            # A colon for each parent, its mode and its object, and then those of the commit.
+            blob = raw.split(b" ")[2 * raw.count(b":") + 1].decode("ascii", "replace")
 
 
 def _names(file: IO[bytes], names: Iterable[str]) -> IO[bytes]:

@@ -189,6 +189,22 @@ def test_the_results_are_the_same_however_many_cores_there_are(outside, reposito
         repository.git("gc", "--quiet")
 
 
+@pytest.mark.parametrize("parents", [1, 2, 3])
+def test_what_a_merge_alone_brings_is_told_with_it(outside, repository, parents):
+    """And what one of its parents has, with that one."""
+    (theirs, own), key_ids = tokens(2)
+    repository.commit(a="x")
+    sides = [repository.commit(**{f"b{number}": theirs}) for number in range(parents)]
+    repository.now += 60
+    (repository.path / "a").write_text(own)
+    repository.git("add", "--all")
+    named = [word for side in sides for word in ("-p", side)]
+    merge = repository.git("commit-tree", repository.git("write-tree"), *named, "-m", "m")
+    found = history(outside, repository.path)
+    told = [(found[key_id]["commit"], found[key_id]["path"]) for key_id in key_ids]
+    assert told == [(sides[0], "b0"), (merge, "a")]
+
+
 def test_a_search_that_is_stopped_stops_on_all_cores(repository):
     """With what the progress raises, as Ctrl-C does."""
     for number in range(20):
