@@ -313,5 +313,6 @@ async def test_an_owner_may_be_yielded_to_a_socket(auth, keys, load):
 async def test_a_generator_is_nobody(auth, keys, ask, load):
     """Of a function that does not say that it yields: an error, not an owner."""
     new = await keys.create(name="ci", owner="gone")
-    with pytest.raises(TypeError, match=r"yield|iterator"):
+    # An older FastAPI stumbles over it later, and says so in other words.
+    with pytest.raises((TypeError, AttributeError), match=r"yield|iterator|throw"):
         await ask(of_owner(auth, load), bearer(new.token))
