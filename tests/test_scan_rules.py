@@ -14,6 +14,7 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
+import jsonschema_rs
 import pytest
 import yaml
 
@@ -119,6 +120,24 @@ def test_the_rules_find_what_is_planted_in_a_tree(monkeypatch, tmp_path):
     for text in look_alikes:
         with pytest.raises(InvalidTokenError):
             parse(text)
+
+
+def test_rust_finds_in_a_tree_what_python_finds(monkeypatch, tmp_path):
+    """In each line: by Rust's ``regex``, which jsonschema-rs has patterns compiled by."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benches")
+    importlib.import_module("planted").tree(tmp_path, 3_000_000, 100)
+    rules = tomllib.loads(scan_rules.rules("gitleaks", ["acme_live", "acme_test", "MV_SECRET"]))
+    texts = [rule["regex"] for rule in rules["rules"]]
+    expressions = [re.compile(text) for text in texts]
+    patterns = {"anyOf": [{"pattern": text} for text in texts]}
+    rust = jsonschema_rs.validator_for(patterns, pattern_options=jsonschema_rs.RegexOptions())
+    matching = 0
+    for path in tmp_path.rglob("f*"):
+        for line in path.read_text("latin-1").split("\n"):
+            matches = any(expression.search(line) for expression in expressions)
+            assert rust.is_valid(line) == matches
+            matching += matches
+    assert matching == 40
 
 
 def test_every_token_has_more_entropy_than_is_asked_for():

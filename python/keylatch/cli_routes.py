@@ -46,7 +46,7 @@ def routes(
             metavar="[METHOD ]PATH",
             help="One that may, as it is listed: a whole path such as /health, or all below one, "
             'such as /static/*; with every method, or those before it, as in "GET /items" and '
-            '"WEBSOCKET /feed". /* allows but what is listed so. Again for more.',
+            '"WEBSOCKET /feed". /* allows only what is listed as that. Again for more.',
         ),
     ] = None,
     as_json: AsJSON = False,

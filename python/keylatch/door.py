@@ -67,15 +67,14 @@ class Door:
                     sources=gate.sources,
                     scopes=required,
                     query=None if gate.query is None else connection.scope.get("query_string"),
-                    counted=gate.is_use(connection.scope),
+                    counted=not gate.has_used(connection.scope),
                     untold=connection.scope.get(_UNTOLD),
                 )
             if gate.limiter is not None:
                 gate.count(connection.scope, key)
         except (AuthenticationError, UnavailableError) as error:
             raise self.refused(connection, error) from error
-        if required:
-            gate.note(connection.scope, required)
+        gate.note(connection.scope, required)
         if key.successor is not None and response is not None:
             response.headers.update(await gate.keys.grace_headers(key))
         return key

@@ -15,12 +15,11 @@ from keylatch.records import APIKey
 
 Headers = Iterable[tuple[bytes, bytes]]
 
-# Where a scope has what has passed, and which scopes were asked for on the way.
+# Where a scope has what has passed; and by which gate, with what, scopes were asked for on the way.
 ENTRY: Final = "keylatch"
 _ASKED: Final = "keylatch.asked"
-# And what the request has been counted by, for which key; and whose use it has been counted as.
+# And what the request has been counted by, for which key.
 _COUNTED: Final = "keylatch.counted"
-_USED: Final = "keylatch.used"
 
 
 class Gate:
@@ -111,20 +110,21 @@ class Gate:
         finally:
             del scope
 
-    def is_use(self, scope: MutableMapping[str, Any]) -> bool:
-        """Whether a request counts as a use: once, however often it asks for one key.
+    def has_used(self, scope: Mapping[str, Any]) -> bool:
+        """Whether a request has been asked for this key before: it is one use, however often.
 
         Args:
             scope: The request's, of type ``http`` or ``websocket``.
         """
         try:
-            used = scope.get(_USED, ())
+            asked = scope.get(_ASKED)
             # A copy of a scope that an application sends through itself may carry another key.
-            carried = scope["headers"], scope.get("query_string")
-            if used and any(gate.like(self) and carried == before for gate, before in used):
-                return False
-            scope[_USED] = (*used, (self, carried))
-            return True
+            return asked is not None and any(
+                headers == scope["headers"]
+                and query == scope.get("query_string")
+                and self.like(gate)
+                for gate, _, headers, query in asked
+            )
         finally:
             del scope  # a traceback with locals must not show the token
 
@@ -152,9 +152,12 @@ class Gate:
             del scope  # a traceback with locals must not show the token
 
     def note(self, scope: MutableMapping[str, Any], required: frozenset[str]) -> None:
-        """Has ``again`` ask for scopes that a request was asked for."""
-        if required:
-            scope[_ASKED] = (*scope.get(_ASKED, ()), (self, required))
+        """Notes that a request has passed, and has ``again`` ask for the same scopes."""
+        try:
+            asked = (self, required, scope["headers"], scope.get("query_string"))
+            scope[_ASKED] = (*scope.get(_ASKED, ()), asked)
+        finally:
+            del scope
 
     async def again(
         self, scope: Mapping[str, Any], required: frozenset[str] = frozenset()
@@ -172,9 +175,9 @@ class Gate:
             UnavailableError: As ``APIKeys.authenticate``.
         """
         try:
-            for gate, asked in scope.get(_ASKED, ()):
-                if self.like(gate):
-                    required |= asked
+            required = required.union(
+                *(scopes for gate, scopes, *_ in scope.get(_ASKED, ()) if self.like(gate))
+            )
             verified = self.keys.authenticate(
                 scope["headers"],
                 sources=self.sources,

@@ -142,6 +142,13 @@ def cli(bare, made):
 
 
 @pytest.fixture
+def outside(inside):
+    """The same without server secret and database, in which git can be found."""
+    inside.env |= {"KEYLATCH_DATABASE": "", "KEYLATCH_SECRET": "", "PATH": os.environ["PATH"]}
+    return inside
+
+
+@pytest.fixture
 def within(cli):
     """The same without processes, for mistakes of which there are many."""
     return InProcess(cli.database.parent, cli.secret)

@@ -30,13 +30,6 @@ def tree(tmp_path):
     return path
 
 
-@pytest.fixture
-def outside(inside):
-    """A command line without server secret and database."""
-    inside.env |= NO_DATABASE
-    return inside
-
-
 def test_nothing_found_exits_with_0_and_something_with_1(outside, tree):
     """As ``diff`` has it; and what is found is shown masked, with its place."""
     (tree / "a.txt").write_text("nothing\n")

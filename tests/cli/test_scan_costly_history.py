@@ -29,13 +29,6 @@ sys.exit(main())
 
 
 @pytest.fixture
-def outside(inside):
-    """A command line without server secret and database, in which git can be found."""
-    inside.env |= {"KEYLATCH_DATABASE": "", "KEYLATCH_SECRET": "", "PATH": os.environ["PATH"]}
-    return inside
-
-
-@pytest.fixture
 def repository(tmp_path):
     """One with a token."""
     repository = Repository(tmp_path / "tree" / "r")

@@ -1,4 +1,4 @@
-"""``keylatch scan`` in the history of git repositories, friendly ones and hostile ones."""
+"""``keylatch scan`` in the history of git repositories."""
 
 import json
 import os
@@ -12,13 +12,6 @@ from keylatch import history as _history
 from keylatch._native import TokenFinder
 from keylatch.git import copies
 from keylatch.repositories import Repository as RepositoryOf
-
-
-@pytest.fixture
-def outside(inside):
-    """A command line without server secret and database, in which git can be found."""
-    inside.env |= {"KEYLATCH_DATABASE": "", "KEYLATCH_SECRET": "", "PATH": os.environ["PATH"]}
-    return inside
 
 
 @pytest.fixture

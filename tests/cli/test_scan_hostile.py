@@ -22,13 +22,6 @@ def token():
     return mint("acme_live", OTHER)
 
 
-@pytest.fixture
-def outside(inside):
-    """A command line without server secret and database."""
-    inside.env |= {"KEYLATCH_DATABASE": "", "KEYLATCH_SECRET": ""}
-    return inside
-
-
 def looked_at(*paths, progress=lambda *_: None):
     """What the native search makes of it."""
     return scan_files(list(map(str, paths)), prefixes=[], look_alikes=False, progress=progress)

@@ -11,13 +11,6 @@ MAKERS = (os.mkfifo, lambda path: path.symlink_to("/dev/zero"))
 
 
 @pytest.fixture
-def outside(inside):
-    """A command line without server secret and database, in which git can be found."""
-    inside.env |= {"KEYLATCH_DATABASE": "", "KEYLATCH_SECRET": "", "PATH": os.environ["PATH"]}
-    return inside
-
-
-@pytest.fixture
 def repository(tmp_path):
     """One with a commit."""
     repository = Repository(tmp_path / "tree" / "r")
