@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from keylatch import bounds
 from keylatch.errors import AuthenticationError, UnavailableError
-from keylatch.gate import ENTRY, Gate
+from keylatch.gate import ASKED, ENTRY, Gate
 from keylatch.records import APIKey
 from keylatch.refusals import ClosedError, RefusedError, can_be_answered
 
@@ -67,7 +67,7 @@ class Door:
                     sources=gate.sources,
                     scopes=required,
                     query=None if gate.query is None else connection.scope.get("query_string"),
-                    counted=not gate.has_used(connection.scope),
+                    counted=ASKED not in connection.scope or not gate.has_used(connection.scope),
                     untold=connection.scope.get(_UNTOLD),
                 )
             if gate.limiter is not None:

@@ -3,7 +3,7 @@
 Knows the collection of keys and ASGI's scopes; no framework.
 """
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Final
 
 from keylatch._native import TokenHeaders
@@ -17,7 +17,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 # Where a scope has what has passed; and by which gate, with what, scopes were asked for on the way.
 ENTRY: Final = "keylatch"
-_ASKED: Final = "keylatch.asked"
+ASKED: Final = "keylatch.asked"
 # And what the request has been counted by, for which key.
 _COUNTED: Final = "keylatch.counted"
 
@@ -117,13 +117,12 @@ class Gate:
             scope: The request's, of type ``http`` or ``websocket``.
         """
         try:
-            asked = scope.get(_ASKED)
             # A copy of a scope that an application sends through itself may carry another key.
-            return asked is not None and any(
+            return any(
                 headers == scope["headers"]
                 and query == scope.get("query_string")
                 and self.like(gate)
-                for gate, _, headers, query in asked
+                for gate, _, headers, query in _asked(scope)
             )
         finally:
             del scope  # a traceback with locals must not show the token
@@ -153,11 +152,8 @@ class Gate:
 
     def note(self, scope: MutableMapping[str, Any], required: frozenset[str]) -> None:
         """Notes that a request has passed, and has ``again`` ask for the same scopes."""
-        try:
-            asked = (self, required, scope["headers"], scope.get("query_string"))
-            scope[_ASKED] = (*scope.get(_ASKED, ()), asked)
-        finally:
-            del scope
+        asked = (self, required, scope["headers"], scope.get("query_string"))
+        scope[ASKED] = (asked, scope.get(ASKED))
 
     async def again(
         self, scope: Mapping[str, Any], required: frozenset[str] = frozenset()
@@ -176,7 +172,7 @@ class Gate:
         """
         try:
             required = required.union(
-                *(scopes for gate, scopes, *_ in scope.get(_ASKED, ()) if self.like(gate))
+                *(scopes for gate, scopes, *_ in _asked(scope) if self.like(gate))
             )
             verified = self.keys.authenticate(
                 scope["headers"],
@@ -246,6 +242,14 @@ class Passed:
 
     def _credentials(self, headers: Headers) -> list[tuple[bytes, bytes]]:
         return [(name.lower(), value) for name, value in headers if name.lower() in self.gate.names]
+
+
+def _asked(scope: Mapping[str, Any]) -> Iterator[Any]:
+    """By which gates a request was asked, for which scopes and with what, the last one first."""
+    left = scope.get(ASKED)
+    while left is not None:
+        asked, left = left
+        yield asked
 
 
 def last_gate(scope: Mapping[str, Any], keys: APIKeys) -> Gate | None:

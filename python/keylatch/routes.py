@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute, Host, Mount, Router, WebSocketRoute
 
 from keylatch.asgi import APIKeyMiddleware
 from keylatch.errors import ConfigurationError
-from keylatch.mounts import is_known, layers
+from keylatch.mounts import is_known, layers, routes_of
 from keylatch.protection import Overrides, RouteProtection, asking, once
 
 MIDDLEWARE: Final = "APIKeyMiddleware"
@@ -98,10 +98,7 @@ def _unseen(note: str, around: _Surroundings) -> RouteProtection:
 
 
 def _router(router: Any, around: _Surroundings) -> Iterator[RouteProtection]:
-    # FastAPI had no such thing before, and then nothing comes here.
-    from fastapi.routing import iter_route_contexts
-
-    for route in iter_route_contexts(router.routes):
+    for route in routes_of(router):
         yield from _route(route, around)
     for group in getattr(router, _FRONT_ENDS, tuple)():
         yield from _front_ends(group, around)
